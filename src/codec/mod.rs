@@ -1,0 +1,3 @@
+//! Bytes -> Arrow rows and rejects: strict, schema-driven, one pass.
+
+pub mod json;

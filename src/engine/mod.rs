@@ -1,0 +1,1 @@
+//! ingest -> worker -> deliver -> checkpointer: the slot loop and its epochs.

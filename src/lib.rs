@@ -1,0 +1,23 @@
+//! pipe: MQTT and Kafka messages through plain SQL into hot state, Delta tables and a key-value store, and out over
+//! Arrow Flight SQL. One process. See docs/architecture.md; the floors below are held by tests/tidy.rs.
+
+// Floor 0: words.
+pub mod types;
+// Floor 1: pure (sql and state may await DataFusion's planner).
+pub mod config;
+pub mod codec;
+pub mod sql;
+pub mod state;
+pub mod checkpoint;
+// Floor 2: the edge.
+pub mod env;
+pub mod journal;
+pub mod sources;
+pub mod sinks;
+// Floor 3: the work.
+pub mod engine;
+pub mod query;
+// Floor 4: the faces.
+pub mod serve;
+pub mod simulate;
+pub mod cli;

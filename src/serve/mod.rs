@@ -1,0 +1,1 @@
+//! The faces over the network: Flight SQL and HTTP.

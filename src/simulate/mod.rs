@@ -1,0 +1,1 @@
+//! The seeded fleet, and the in-process MQTT broker of the demo.

@@ -1,0 +1,3 @@
+//! `[sink.x] type = "delta"`.
+
+use serde::{Deserialize, Serialize};

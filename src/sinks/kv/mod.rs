@@ -1,0 +1,1 @@
+//! The key-value sink: upserts by key that never go back in time.
