@@ -1,6 +1,5 @@
 //! One Delta table: open or create, write an epoch's files, apply a record, snapshot for readers.
 
-use crate::checkpoint::record::TableRecord;
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::error::Result;
 use arrow::datatypes::SchemaRef;
@@ -30,6 +29,14 @@ pub struct Prepared {
     pub bytes: u64,
 }
 
+/// What a record says about one table: the Adds of its epoch and the transaction they land under.
+#[derive(Clone, Debug)]
+pub struct Landing {
+    pub app_id: String,
+    pub adds: Vec<serde_json::Value>,
+    pub schema_action: Option<serde_json::Value>,
+}
+
 /// A frozen table for readers, and the epoch of our chain up to which it holds our rows.
 #[derive(Clone)]
 pub struct LakeSnapshot {
@@ -57,8 +64,8 @@ impl Table {
         unimplemented!()
     }
 
-    /// Idempotent: skipped when the table already holds `epoch` or more under the record's application id.
-    pub async fn apply(&self, _epoch: Epoch, _record: &TableRecord) -> Result<()> {
+    /// Idempotent: skipped when the table already holds `epoch` or more under the landing's application id.
+    pub async fn apply(&self, _epoch: Epoch, _landing: &Landing) -> Result<()> {
         unimplemented!()
     }
 
