@@ -106,9 +106,8 @@ pub enum Fold {
     GroupBy {
         /// Indices into `input_schema`: the input node computes group expressions as its first columns.
         groups: Vec<usize>,
-        /// Aggregates over the input node's columns (arguments, filters and ORDER BY are column expressions over
-        /// `input_schema`). Mergeable, order-independent.
-        aggregates: Vec<Arc<AggregateFunctionExpr>>,
+        /// Mergeable, order-independent.
+        aggregates: Vec<Aggregate>,
         /// Group columns then one column per aggregate.
         result_schema: SchemaRef,
     },
@@ -128,6 +127,15 @@ impl Fold {
             Fold::GroupBy { result_schema, .. } | Fold::DistinctOn { result_schema, .. } => result_schema,
         }
     }
+}
+
+/// One aggregate over the input node's columns: arguments, filter and ORDER BY are expressions over `input_schema`.
+/// DataFusion keeps the FILTER apart from the function (`LoweredAggregate`); so do we.
+#[derive(Clone, Debug)]
+pub struct Aggregate {
+    pub function: Arc<AggregateFunctionExpr>,
+    /// `FILTER (WHERE ...)`: only rows for which it is true count.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
