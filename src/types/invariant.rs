@@ -21,8 +21,11 @@ impl Invariant {
 
 macro_rules! invariants {
     ($($id:ident $text:literal;)*) => {
-        $(pub static $id: Invariant = Invariant::new(stringify!($id), $text);)*
-        pub static ALL: &[&Invariant] = &[$(&$id),*];
+        $(pub static $id: &Invariant = {
+            static THIS: Invariant = Invariant::new(stringify!($id), $text);
+            &THIS
+        };)*
+        pub static ALL: &[&Invariant] = &[$($id),*];
     };
 }
 
