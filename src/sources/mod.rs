@@ -7,6 +7,8 @@
 pub mod file;
 pub mod kafka;
 pub mod mqtt;
+#[cfg(test)]
+pub mod testing; // runs a source in a test and shows what it handed over
 
 use crate::env::budget::{Budget, Held};
 use crate::env::clock::Clock;
@@ -58,6 +60,10 @@ impl Intake {
         let held = self.budget.acquire(messages.bytes() as u64).await;
         let slot = self.slot_of(&messages.partition);
         self.slots[slot].send(Handover { messages, held }).await.is_ok()
+    }
+
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     pub fn slot_of(&self, partition: &PartitionId) -> usize {
