@@ -3,8 +3,9 @@
 
 use crate::types::count::Counts;
 use crate::types::epoch::{ChainId, Epoch};
-use crate::types::position::{PartitionId, Span};
+use crate::types::position::{PartitionId, Position, Span};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Bump when the shape changes; keep a sample of every version in testdata/compat.
 pub const RECORD_FORMAT: u32 = 1;
@@ -33,9 +34,91 @@ pub struct Record {
     /// Every partition ever read, with its latest span and cumulative counts.
     pub partitions: Vec<PartitionRecord>,
     pub views: Vec<ViewRecord>,
-    /// Tables that receive files in this epoch.
+    /// Every table ever written, with the files of this epoch: `adds` is empty when the table received none. Kept so
+    /// that its id and row total are in every head.
     pub tables: Vec<TableRecord>,
     pub engine: String,
+}
+
+/// Why an object under `records/` is not a record we can go on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Written by a newer build.
+    Format { found: u32 },
+    /// Not JSON of the shape its format promises.
+    Damaged { why: String },
+    /// A sound record, but not the one its place (or its chain) calls for.
+    Misplaced { why: String },
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unreadable::Format { found } => {
+                write!(f, "it has record format {found}, this build reads formats up to {RECORD_FORMAT}")
+            }
+            Unreadable::Damaged { why } => write!(f, "it is damaged: {why}"),
+            Unreadable::Misplaced { why } => write!(f, "{why}"),
+        }
+    }
+}
+
+impl Record {
+    /// The object's bytes: one line of JSON per record, readable by people with any JSON tool.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec(self).expect("a record holds only string keys and finite numbers");
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Reads the record stored under the name of `epoch`. `chain`: the chain it must belong to, where that is known
+    /// (every record but the head).
+    pub fn decode(bytes: &[u8], epoch: Epoch, chain: Option<&ChainId>) -> Result<Record, Unreadable> {
+        // The format alone first, and loosely: a newer build may have changed everything else.
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        let damaged = |e: serde_json::Error| Unreadable::Damaged { why: e.to_string() };
+        let head: Head = serde_json::from_slice(bytes).map_err(damaged)?;
+        if head.format == 0 || head.format > RECORD_FORMAT {
+            return Err(Unreadable::Format { found: head.format });
+        }
+        let record: Record = serde_json::from_slice(bytes).map_err(damaged)?;
+        if record.epoch != epoch {
+            let why = format!("it is named {epoch} but says it is epoch {}", record.epoch);
+            return Err(Unreadable::Misplaced { why });
+        }
+        if let Some(chain) = chain
+            && record.chain != *chain
+        {
+            let why = format!("it belongs to chain {}, not to chain {chain}", record.chain);
+            return Err(Unreadable::Misplaced { why });
+        }
+        if record.parent.next() != record.epoch || record.applied_through > record.parent {
+            let why = format!("parent {} and applied_through {} do not fit", record.parent, record.applied_through);
+            return Err(Unreadable::Damaged { why });
+        }
+        Ok(record)
+    }
+
+    pub fn partition(&self, partition: &PartitionId) -> Option<&PartitionRecord> {
+        self.partitions.iter().find(|p| p.partition == *partition)
+    }
+
+    /// Where the next start of every partition reads on.
+    pub fn positions(&self) -> impl Iterator<Item = (&PartitionId, Position)> {
+        self.partitions.iter().map(|p| (&p.partition, p.span.to))
+    }
+
+    /// The tables that this epoch changes: what APPLY has to commit.
+    pub fn landings(&self) -> impl Iterator<Item = &TableRecord> {
+        self.tables.iter().filter(|t| !t.adds.is_empty() || t.schema_action.is_some())
+    }
+
+    pub fn view(&self, name: &str) -> Option<&ViewRecord> {
+        self.views.iter().find(|v| v.name == name)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
