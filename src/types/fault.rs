@@ -15,6 +15,12 @@ pub struct Fault {
     pub hint: Option<String>,
 }
 
+impl Fault {
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Fault { hint: Some(hint.into()), ..self }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;

@@ -1,0 +1,1 @@
+//! What the config accepts and refuses: text in, faults out.
