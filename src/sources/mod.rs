@@ -10,12 +10,16 @@ pub mod mqtt;
 #[cfg(test)]
 pub mod testing; // runs a source in a test and shows what it handed over
 
+use crate::config::section::Section;
+use crate::config::spec::Connector;
 use crate::env::budget::{Budget, Held};
 use crate::env::clock::Clock;
+use crate::types::epoch::ChainId;
 use crate::types::error::Result;
 use crate::types::message::Messages;
 use crate::types::position::{PartitionId, Position};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
@@ -64,6 +68,11 @@ impl Intake {
 
     pub fn slots(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Puts partitions where they were: the record's assignment, before any source runs.
+    pub fn assign(&self, partitions: impl Iterator<Item = (PartitionId, usize)>) {
+        self.assigned.lock().expect("no holder panics").extend(partitions);
     }
 
     pub fn slot_of(&self, partition: &PartitionId) -> usize {
@@ -115,7 +124,32 @@ pub struct SourceContext {
     pub clock: Clock,
 }
 
-/// A connector, connected or about to be.
+/// What a source is given when it is opened, beside its own section.
+#[derive(Clone, Debug)]
+pub struct OpenContext {
+    /// The pipeline's data directory; a source that keeps something there uses a folder under its own name.
+    pub data_dir: PathBuf,
+    /// The chain this process has claimed: what a source keeps on disk belongs to it, and another chain's is refused.
+    pub chain: ChainId,
+    /// Bytes that queues of the client library may hold: this source's share of the in-flight budget.
+    pub queue_bytes: u64,
+}
+
+/// A connector of this build: how its section is checked (pure), described and opened. One static per folder; adding it
+/// to `KINDS` is all the rest of the house needs.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    pub connector: Connector,
+    /// Can be read again from a position (file, Kafka): `serve --once` takes only these.
+    pub replayable: bool,
+    /// Reads and validates the section once more and builds the source. Secrets are looked up here, not before.
+    pub open: fn(&Section, OpenContext) -> Result<Box<dyn Source>>,
+}
+
+/// Every source connector of this build.
+pub static KINDS: &[Kind] = &[file::KIND];
+
+/// A source, opened and about to connect.
 #[async_trait::async_trait]
 pub trait Source: Send {
     /// Runs until the end (`once`), `stop`, or an error that only a human can mend (`Refused`, `Config`, `Failed`).

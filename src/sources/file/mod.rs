@@ -8,10 +8,11 @@ pub mod config;
 mod identity; // is this still the file that the record speaks of?
 mod lines; // bytes -> blocks of lines -> messages
 
+use crate::config::section::Section;
 use crate::sources::file::config::FileConfig;
 use crate::sources::file::identity::{HEAD_BYTES_MAX, Identity};
 use crate::sources::file::lines::{Common, Lines};
-use crate::sources::{Source, SourceContext};
+use crate::sources::{Kind, Source, SourceContext};
 use crate::types::error::{Error, Result};
 use crate::types::message::Messages;
 use crate::types::position::PartitionId;
@@ -28,6 +29,12 @@ use tokio::runtime::Handle;
 /// How often we look for new files and growth.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+pub const KIND: Kind = Kind {
+    connector: config::CONNECTOR,
+    replayable: true,
+    open: |section, _| Ok(Box::new(FileSource::open(section)?)),
+};
+
 pub struct FileSource {
     name: Arc<str>,
     path: String,
@@ -36,8 +43,13 @@ pub struct FileSource {
 }
 
 impl FileSource {
+    fn open(section: &Section) -> Result<Self> {
+        let config = config::validate(section).map_err(Error::Config)?;
+        FileSource::new(&section.name, &config, section.file().parent().unwrap_or(Path::new("")))
+    }
+
     /// `base` is the directory that `path` is relative to.
-    pub fn new(name: &str, config: &FileConfig, base: &Path) -> Result<Self> {
+    fn new(name: &str, config: &FileConfig, base: &Path) -> Result<Self> {
         let base = if base.as_os_str().is_empty() { Path::new(".") } else { base };
         let base = std::path::absolute(base)
             .map_err(|e| Error::Failed(format!("no absolute path for \"{}\": {e}", base.display())))?;
@@ -48,10 +60,9 @@ impl FileSource {
 #[async_trait::async_trait]
 impl Source for FileSource {
     async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {
-        let doing = format!("file source \"{}\"", self.name);
         let reader = Reader { source: *self, known: known(&context)?, context, runtime: Handle::current() };
         match tokio::task::spawn_blocking(move || reader.run()).await {
-            Ok(done) => done.map_err(|e| e.context(doing)),
+            Ok(done) => done,
             Err(join) => std::panic::resume_unwind(join.into_panic()),
         }
     }

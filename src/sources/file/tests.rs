@@ -1,7 +1,8 @@
 //! The file source as the engine sees it: what is handed over, from where it goes on, what it refuses.
 
+use crate::config::section::Section;
 use crate::sources::file::FileSource;
-use crate::sources::file::config::FileConfig;
+use crate::sources::file::config::{FileConfig, validate};
 use crate::sources::testing::{Starts, run, shown, starts};
 use crate::types::error::{Error, Result};
 use crate::types::message::Messages;
@@ -65,12 +66,9 @@ fn zst(content: &[u8]) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_file_is_refused_with_its_name() {
     let said = again(&[("a.jsonl", b"1\n2\n")], |d| write(d, "a.jsonl", b"1\n")).await;
-    assert_eq!(said, "file source \"recorded\": file \"a.jsonl\" was 4 bytes and is now 2");
+    assert_eq!(said, "file \"a.jsonl\" was 4 bytes and is now 2");
     let said = again(&[("a.jsonl", b"1\n2\n")], |d| write(d, "a.jsonl", b"3\n2\n4\n")).await;
-    assert_eq!(
-        said,
-        "file source \"recorded\": file \"a.jsonl\" has another beginning than when it was read (first 4 bytes)"
-    );
+    assert_eq!(said, "file \"a.jsonl\" has another beginning than when it was read (first 4 bytes)");
     let two = || vec![("a.jsonl", &b"1\n"[..]), ("b.jsonl.gz", &b""[..])];
     let said = again(&two(), |d| write(d, "b.jsonl.gz", &gz(b"1\n"))).await;
     assert_eq!(said, "b.jsonl.gz: 0=1 |2", "an empty file may grow");
@@ -110,7 +108,7 @@ async fn nothing_to_read_is_said_under_once() {
     for path in ["*.jsonl", "none.jsonl", "no_such_dir/*.jsonl"] {
         let (_, ended) = once(dir.path(), path, Starts::new()).await;
         let said = ended.expect_err("nothing matches").to_string();
-        assert!(said.starts_with(&format!("file source \"recorded\": no file matches \"{path}\" in /")), "{said}");
+        assert!(said.starts_with(&format!("no file matches \"{path}\" in /")), "{said}");
     }
 }
 
@@ -174,12 +172,15 @@ async fn a_stop_ends_a_source_that_waits_for_its_slot() {
 
 #[test]
 fn a_path_is_validated() {
-    let check = |path: &str| FileConfig { path: path.into() }.validate().pop().map_or("ok".into(), |(_, m, _)| m);
-    assert_eq!(check(""), "path is empty");
-    assert_eq!(
-        check("s3://bucket/*.jsonl"),
-        "\"s3://bucket/*.jsonl\" is an address, and the file source reads local paths"
-    );
-    assert!(check("a[.jsonl").starts_with("\"a[.jsonl\" is not a glob: "), "{}", check("a[.jsonl"));
-    assert_eq!(check("../data/**/*.jsonl.gz"), "ok");
+    let check = |text: &str| {
+        let section = Section::from_text("file", "recorded", text).expect("TOML");
+        match validate(&section) {
+            Ok(config) => config.path,
+            Err(faults) => faults.iter().map(|f| f.message.clone()).collect::<Vec<_>>().join("; "),
+        }
+    };
+    assert_eq!(check("path = ''"), "\"path\" is empty");
+    assert_eq!(check("path = 's3://b/*.jsonl'"), "\"path\" is a URL, and the file source reads local paths");
+    assert!(check("path = 'a[.jsonl'").starts_with("\"path\" is not a glob: "), "{}", check("path = 'a[.jsonl'"));
+    assert_eq!(check("path = '../data/**/*.jsonl.gz'"), "../data/**/*.jsonl.gz");
 }
