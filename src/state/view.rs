@@ -1,65 +1,42 @@
 //! One slot's share of one materialized view.
+//!
+//! `ViewState` is the writer: it folds batches, cuts, restores and compacts. `FrozenView` is what readers hold: the
+//! segments and the version as of a batch boundary. A batch costs the rows it touches, freezing costs one pointer, and
+//! no lock is shared between the two.
 
 use crate::sql::plan::MaterializedView;
-use crate::types::error::Result;
+use crate::state::fold::{Folding, Rule};
+use crate::state::group_by::Old;
+use crate::state::index::{Found, Place};
+use crate::state::keys::Groups;
+use crate::state::log::{Arrival, Log, SEGMENT_ROWS_MAX};
+use crate::state::lookup::Lookups;
+use crate::state::segment::Segment;
+use crate::types::error::{Error, Result};
 use crate::types::lineage::Lineage;
+use arrow::array::{Array, AsArray, BinaryArray, BooleanArray, UInt32Array};
+use arrow::compute::{concat_batches, filter, filter_record_batch, take, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use std::sync::Arc;
 
 /// One slot's share. Owned by the slot's worker; readers get `FrozenView`s.
-pub struct ViewState {}
+pub struct ViewState {
+    view: Arc<MaterializedView>,
+    folding: Arc<Folding>,
+    log: Log,
+    lookups: Arc<Lookups>,
+}
 
 /// A consistent, immutable picture of one share: cheap to clone, valid for as long as it is held.
 #[derive(Clone)]
-pub struct FrozenView {}
-
-impl ViewState {
-    /// Plans the view's fold once. Awaits DataFusion's planner at most; spawns nothing.
-    pub async fn new(_view: Arc<MaterializedView>) -> Result<Self> {
-        unimplemented!()
-    }
-
-    /// Folds one batch (columns: `input_schema` then `__msg`). All or nothing: an error leaves the state as it was.
-    /// Returns the touched keys as rows (key columns of the fold, in key order, distinct), for upsert sinks.
-    pub fn apply(&mut self, _rows: &[RecordBatch], _lineage: &Lineage) -> Result<RecordBatch> {
-        unimplemented!()
-    }
-
-    pub fn freeze(&self) -> FrozenView {
-        unimplemented!()
-    }
-
-    /// The live state rows born since the last cut, coalesced (schema `segment_schema`); starts the next epoch.
-    /// None when nothing changed.
-    pub fn cut(&mut self) -> Result<Option<RecordBatch>> {
-        unimplemented!()
-    }
-
-    /// Every live state row: a new base. Taken from a frozen view, so that it can run off the hot path.
-    pub fn segment_schema(&self) -> SchemaRef {
-        unimplemented!()
-    }
-
-    /// Loads one segment (base first, then tail in order); a key seen again is replaced within one share
-    /// (`Merge::Replace`) or merged when the segment comes from another slot's share (`Merge::Combine`).
-    pub fn restore(&mut self, _segment: &RecordBatch, _merge: Merge) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Rewrites segments when more than half of their rows are dead. Called by the worker between batches.
-    pub fn compact(&mut self) -> Result<()> {
-        unimplemented!()
-    }
-
-    pub fn keys(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Bytes held, for the state budget: segments, index, and what only readers still hold.
-    pub fn bytes(&self) -> u64 {
-        unimplemented!()
-    }
+pub struct FrozenView {
+    pub(super) folding: Arc<Folding>,
+    /// In order of birth.
+    pub(super) segments: Arc<Vec<Arc<Segment>>>,
+    pub(super) version: u64,
+    pub(super) keys: u64,
+    pub(super) lookups: Arc<Lookups>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,28 +45,180 @@ pub enum Merge {
     Combine,
 }
 
-impl FrozenView {
-    /// All live state rows, coalesced (schema `segment_schema`): the new base of a checkpoint.
-    pub fn base(&self) -> Result<RecordBatch> {
-        unimplemented!()
+impl ViewState {
+    /// Plans the view's fold once.
+    pub async fn new(view: Arc<MaterializedView>) -> Result<Self> {
+        let folding = Folding::plan(&view).map_err(|e| e.context(format!("materialized view \"{}\"", view.name)))?;
+        let log = Log::new(Arc::clone(&folding.segment_schema), folding.hasher.clone());
+        Ok(ViewState { view, folding: Arc::new(folding), log, lookups: Arc::default() })
+    }
+
+    /// Folds one batch (columns: `input_schema` then `__msg`). All or nothing: an error leaves the state as it was.
+    /// Returns the touched keys (key columns of the fold, in key order, distinct), for upsert sinks: those whose row is
+    /// new. A DISTINCT ON key that saw only older rows is not among them.
+    pub fn apply(&mut self, rows: &[RecordBatch], lineage: &Lineage) -> Result<RecordBatch> {
+        let name = Arc::clone(&self.view.name);
+        self.fold(rows, lineage).map_err(|e| e.context(format!("materialized view \"{name}\"")))
+    }
+
+    pub fn freeze(&self) -> FrozenView {
+        FrozenView {
+            folding: Arc::clone(&self.folding),
+            segments: Arc::clone(self.log.segments()),
+            version: self.log.version(),
+            keys: self.log.keys(),
+            lookups: Arc::clone(&self.lookups),
+        }
+    }
+
+    /// The live state rows born since the last cut, coalesced (schema `segment_schema`); starts the next epoch.
+    /// None when nothing changed.
+    pub fn cut(&mut self) -> Result<Option<RecordBatch>> {
+        self.log.cut()
+    }
+
+    /// Key columns and partial state: the rows of segments, cuts and bases.
+    pub fn segment_schema(&self) -> SchemaRef {
+        Arc::clone(&self.folding.segment_schema)
+    }
+
+    /// Loads one segment (base first, then tail in order); a key seen again is replaced within one share
+    /// (`Merge::Replace`) or merged when the segment comes from another slot's share (`Merge::Combine`). Combined rows
+    /// belong to no segment yet, so they are part of the next cut.
+    pub fn restore(&mut self, segment: &RecordBatch, merge: Merge) -> Result<()> {
+        let schema = &self.folding.segment_schema;
+        let types = |s: &SchemaRef| s.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
+        if types(&segment.schema()) != types(schema) {
+            return Err(Error::Failed(format!(
+                "state segment of materialized view \"{}\" has columns {:?}, not {:?}",
+                self.view.name,
+                types(&segment.schema()),
+                types(schema)
+            )));
+        }
+        for from in (0..segment.num_rows()).step_by(SEGMENT_ROWS_MAX) {
+            let length = SEGMENT_ROWS_MAX.min(segment.num_rows() - from);
+            self.restore_rows(&segment.slice(from, length), merge)?;
+        }
+        Ok(())
+    }
+
+    /// Rewrites segments when more than half of their rows are dead, and merges small ones. One bounded step (some
+    /// milliseconds); called by the worker between batches.
+    pub fn compact(&mut self) -> Result<()> {
+        self.log.compact().map(|_| ())
     }
 
     pub fn keys(&self) -> u64 {
-        unimplemented!()
+        self.log.keys()
     }
 
-    /// Final rows (the view's `output_schema`) of the merged shares.
-    pub fn read(_view: &MaterializedView, _shares: &[FrozenView]) -> Result<Vec<RecordBatch>> {
-        unimplemented!()
+    /// Bytes held, for the state budget: segments, indexes, and what only readers still hold.
+    pub fn bytes(&self) -> u64 {
+        self.log.bytes() + self.lookups.bytes()
     }
 
-    /// Final rows of the given keys (rows as `ViewState::apply` returns them), merged over the shares; keys that yield
-    /// no row (HAVING) are returned as the second batch (key columns only).
-    pub fn read_keys(
-        _view: &MaterializedView,
-        _shares: &[FrozenView],
-        _keys: &RecordBatch,
-    ) -> Result<(RecordBatch, RecordBatch)> {
-        unimplemented!()
+    fn fold(&mut self, rows: &[RecordBatch], lineage: &Lineage) -> Result<RecordBatch> {
+        let batch = match rows {
+            [] => return Ok(RecordBatch::new_empty(Arc::clone(&self.folding.key_schema))),
+            [one] => one.clone(),
+            many => concat_batches(&many[0].schema(), many)?,
+        };
+        if batch.num_rows() == 0 {
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.folding.key_schema)));
+        }
+        let folding = Arc::clone(&self.folding);
+        let key_columns = folding.input_keys(&batch);
+        let keys = folding.codec.encode(&key_columns)?;
+        let arrival = match &folding.rule {
+            Rule::GroupBy(rule) => {
+                let groups = Groups::of(&keys, &folding.hasher);
+                let found = self.log.index().find_all(&keys, &groups.first, &groups.hashes);
+                let (old_groups, places) = old_places(&found);
+                let old = match places.as_slice() {
+                    [] => None,
+                    _ => Some(Old { columns: self.log.gather(&places, &rule.state_columns())?, groups: old_groups }),
+                };
+                let rows = rule.fold(&batch, &key_columns, &groups, old.as_ref())?;
+                let keys = take(&keys, &UInt32Array::from(groups.first), None)?.as_binary::<i32>().clone();
+                Arrival { rows, keys, hashes: groups.hashes, found }
+            }
+            Rule::DistinctOn(rule) => {
+                let winners = rule.winners(&batch, &keys, lineage, &folding.hasher)?;
+                self.challenge(winners.rows, winners.keys, winners.hashes)?
+            }
+        };
+        let touched = folding.keys_of(&arrival.rows)?;
+        self.log.append(arrival, true);
+        Ok(touched)
     }
+
+    /// Keeps the candidates (DISTINCT ON state rows, one per key) that beat the row their key has.
+    fn challenge(&self, rows: RecordBatch, keys: BinaryArray, hashes: Vec<u64>) -> Result<Arrival> {
+        let Rule::DistinctOn(rule) = &self.folding.rule else {
+            return Err(Error::Failed("only DISTINCT ON rows challenge each other".to_string()));
+        };
+        let all: Vec<u32> = (0..keys.len() as u32).collect();
+        let found = self.log.index().find_all(&keys, &all, &hashes);
+        let (candidates, places) = old_places(&found);
+        if places.is_empty() {
+            return Ok(Arrival { rows, keys, hashes, found });
+        }
+        let wins = rule.beats(&rows, &self.log.gather(&places, &rule.ranking)?, &candidates)?;
+        if wins.iter().all(|w| *w) {
+            return Ok(Arrival { rows, keys, hashes, found });
+        }
+        let mask = BooleanArray::from(wins);
+        Ok(Arrival {
+            rows: filter_record_batch(&rows, &mask)?,
+            keys: filter(&keys, &mask)?.as_binary::<i32>().clone(),
+            hashes: hashes.into_iter().zip(mask.values()).filter(|(_, win)| *win).map(|(h, _)| h).collect(),
+            found: found.into_iter().zip(mask.values()).filter(|(_, win)| *win).map(|(f, _)| f).collect(),
+        })
+    }
+
+    fn restore_rows(&mut self, segment: &RecordBatch, merge: Merge) -> Result<()> {
+        let folding = Arc::clone(&self.folding);
+        let keys = folding.state_keys(segment)?;
+        let groups = Groups::of(&keys, &folding.hasher);
+        // Copied in any case: columns read from one IPC message share its buffer.
+        let last = UInt32Array::from(groups.last());
+        let rows = match merge {
+            Merge::Combine if !groups.all_distinct() => folding.combine(segment, &groups.of_row, groups.len())?,
+            Merge::Replace | Merge::Combine => {
+                let rows = take_record_batch(segment, &last)?;
+                RecordBatch::try_new(Arc::clone(&folding.segment_schema), rows.columns().to_vec())?
+            }
+        };
+        let keys = take(&keys, &last, None)?.as_binary::<i32>().clone();
+        let all: Vec<u32> = (0..keys.len() as u32).collect();
+        let found = self.log.index().find_all(&keys, &all, &groups.hashes);
+        match (merge, &folding.rule) {
+            (Merge::Replace, _) => self.log.append(Arrival { rows, keys, hashes: groups.hashes, found }, false),
+            (Merge::Combine, Rule::DistinctOn(_)) => {
+                let arrival = self.challenge(rows, keys, groups.hashes)?;
+                self.log.append(arrival, true);
+            }
+            (Merge::Combine, Rule::GroupBy(_)) => {
+                let (old_groups, places) = old_places(&found);
+                let columns: Vec<usize> = (0..folding.segment_schema.fields().len()).collect();
+                let old = match places.as_slice() {
+                    [] => RecordBatch::new_empty(Arc::clone(&folding.segment_schema)),
+                    _ => {
+                        RecordBatch::try_new(Arc::clone(&folding.segment_schema), self.log.gather(&places, &columns)?)?
+                    }
+                };
+                let both = concat_batches(&folding.segment_schema, [&rows, &old])?;
+                let of_row: Vec<usize> = (0..rows.num_rows()).chain(old_groups).collect();
+                let rows = folding.combine(&both, &of_row, rows.num_rows())?;
+                self.log.append(Arrival { rows, keys, hashes: groups.hashes, found }, true);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The groups whose key was found, and where.
+fn old_places(found: &[Option<Found>]) -> (Vec<usize>, Vec<Place>) {
+    found.iter().enumerate().filter_map(|(group, f)| f.map(|f| (group, f.place))).unzip()
 }

@@ -1,0 +1,108 @@
+//! Where the live row of a key is: key -> (segment, row).
+//!
+//! No key is copied: an entry is a hash and a place, and keys are compared with those the segments hold.
+
+use crate::state::segment::Segment;
+use arrow::array::{Array, BinaryArray};
+use hashbrown::HashTable;
+use std::sync::Arc;
+
+/// A row of a held segment. `slot` is the index's own number for the segment, reused once it is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub slot: u32,
+    pub row: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u64,
+    place: Place,
+}
+
+/// A key that was found; `entry` stays valid until the next insert.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    entry: usize,
+    pub place: Place,
+}
+
+#[derive(Debug, Default)]
+pub struct Index {
+    entries: HashTable<Entry>,
+    slots: Vec<Option<Arc<Segment>>>,
+    free: Vec<u32>,
+}
+
+impl Index {
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn hold(&mut self, segment: Arc<Segment>) -> u32 {
+        if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize] = Some(segment);
+            return slot;
+        }
+        self.slots.push(Some(segment));
+        (self.slots.len() - 1) as u32
+    }
+
+    /// Entries that still point to a released slot find nothing until the slot is reused, so the caller moves or
+    /// forgets them first.
+    pub fn release(&mut self, slot: u32) -> Option<Arc<Segment>> {
+        let released = self.slots[slot as usize].take();
+        if released.is_some() {
+            self.free.push(slot);
+        }
+        released
+    }
+
+    pub fn segment(&self, slot: u32) -> Option<&Arc<Segment>> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    /// Held segments with their slots, in slot order.
+    pub fn segments(&self) -> impl Iterator<Item = (u32, &Arc<Segment>)> {
+        self.slots.iter().enumerate().filter_map(|(slot, s)| Some((slot as u32, s.as_ref()?)))
+    }
+
+    pub fn find(&self, hash: u64, key: &[u8]) -> Option<Found> {
+        let entry = self.entries.find_bucket_index(hash, |e| e.hash == hash && self.key_at(e.place) == Some(key))?;
+        let place = self.entries.get_bucket(entry)?.place;
+        Some(Found { entry, place })
+    }
+
+    /// Looks up the keys of groups: `keys.value(rows[g])` with `hashes[g]`.
+    pub fn find_all(&self, keys: &BinaryArray, rows: &[u32], hashes: &[u64]) -> Vec<Option<Found>> {
+        rows.iter().zip(hashes).map(|(row, hash)| self.find(*hash, keys.value(*row as usize))).collect()
+    }
+
+    /// Moves a found key to another place.
+    pub fn move_to(&mut self, found: Found, place: Place) {
+        let entry = self.entries.get_bucket_mut(found.entry).expect("found since the last insert");
+        assert!(entry.place == found.place, "an entry was moved twice in one append");
+        entry.place = place;
+    }
+
+    /// The entry of a row, found by the place alone (no key is compared).
+    pub fn entry_at(&self, hash: u64, place: Place) -> Option<Found> {
+        let entry = self.entries.find_bucket_index(hash, |e| e.place == place)?;
+        Some(Found { entry, place })
+    }
+
+    /// Adds a key that `find` did not find.
+    pub fn insert(&mut self, hash: u64, place: Place) {
+        self.entries.insert_unique(hash, Entry { hash, place }, |e| e.hash);
+    }
+
+    /// Bytes of the index itself; segments are counted by their owner.
+    pub fn bytes(&self) -> u64 {
+        (self.entries.allocation_size() + self.slots.capacity() * size_of::<Option<Arc<Segment>>>()) as u64
+    }
+
+    fn key_at(&self, place: Place) -> Option<&[u8]> {
+        let segment = self.slots[place.slot as usize].as_ref()?;
+        (segment.keys.len() > place.row as usize).then(|| segment.keys.value(place.row as usize))
+    }
+}

@@ -1,0 +1,109 @@
+//! Keys as bytes: group columns encoded so that equal keys are equal bytes, and rows of a batch grouped by them.
+//!
+//! Arrow's row format is the same for every converter of equal types, so shares of several slots compare their keys by
+//! bytes. NULL is a value of its own: NULL keys are groups.
+
+use crate::types::error::{Error, Result};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
+use arrow::row::{RowConverter, SortField};
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub struct KeyCodec {
+    converter: RowConverter,
+}
+
+impl KeyCodec {
+    pub fn new<'a>(fields: impl Iterator<Item = &'a Field>) -> Result<Self> {
+        let mut sort_fields = Vec::new();
+        for field in fields {
+            let sort_field = SortField::new(field.data_type().clone());
+            if !RowConverter::supports_fields(std::slice::from_ref(&sort_field)) {
+                return Err(Error::refused(
+                    format!("column \"{}\" of type {} cannot be part of a key", field.name(), field.data_type()),
+                    "Group by a scalar part of it.",
+                ));
+            }
+            sort_fields.push(sort_field);
+        }
+        if sort_fields.is_empty() {
+            return Err(Error::refused(
+                "a materialized view without a key cannot be kept",
+                "Group by at least one column.",
+            ));
+        }
+        Ok(KeyCodec { converter: RowConverter::new(sort_fields)? })
+    }
+
+    pub fn encode(&self, columns: &[ArrayRef]) -> Result<BinaryArray> {
+        let columns: Vec<ArrayRef> = columns.iter().map(canonical).collect();
+        Ok(self.converter.convert_columns(&columns)?.try_into_binary()?)
+    }
+}
+
+/// -0.0 and 0.0 are one key, as in DataFusion's GROUP BY; the key is shown as 0.0. NaNs of equal bits are one key.
+pub fn canonical(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float64 => {
+            Arc::new(column.as_primitive::<Float64Type>().unary::<_, Float64Type>(|v| if v == 0.0 { 0.0 } else { v }))
+        }
+        DataType::Float32 => {
+            Arc::new(column.as_primitive::<Float32Type>().unary::<_, Float32Type>(|v| if v == 0.0 { 0.0 } else { v }))
+        }
+        _ => Arc::clone(column),
+    }
+}
+
+/// The distinct keys of some rows, numbered in order of first appearance (so that state does not depend on hash seeds).
+pub struct Groups {
+    /// Group of each row.
+    pub of_row: Vec<usize>,
+    /// First row of each group.
+    pub first: Vec<u32>,
+    /// Hash of each group's key.
+    pub hashes: Vec<u64>,
+}
+
+impl Groups {
+    pub fn of(keys: &BinaryArray, hasher: &DefaultHashBuilder) -> Groups {
+        let mut table: HashTable<u32> = HashTable::new();
+        let mut groups = Groups { of_row: Vec::with_capacity(keys.len()), first: Vec::new(), hashes: Vec::new() };
+        for row in 0..keys.len() {
+            let key = keys.value(row);
+            let hash = hasher.hash_one(key);
+            let Groups { first, hashes, .. } = &groups;
+            let same = |g: &u32| hashes[*g as usize] == hash && keys.value(first[*g as usize] as usize) == key;
+            if let Some(g) = table.find(hash, same) {
+                groups.of_row.push(*g as usize);
+                continue;
+            }
+            let group = groups.first.len();
+            groups.of_row.push(group);
+            groups.first.push(row as u32);
+            groups.hashes.push(hash);
+            table.insert_unique(hash, group as u32, |g| groups.hashes[*g as usize]);
+        }
+        groups
+    }
+
+    pub fn len(&self) -> usize {
+        self.first.len()
+    }
+
+    /// Whether every row is a group of its own.
+    pub fn all_distinct(&self) -> bool {
+        self.first.len() == self.of_row.len()
+    }
+
+    /// Last row of each group.
+    pub fn last(&self) -> Vec<u32> {
+        let mut last = self.first.clone();
+        for (row, group) in self.of_row.iter().enumerate() {
+            last[*group] = row as u32;
+        }
+        last
+    }
+}
