@@ -1,1 +1,267 @@
-//! The durable local log in front of sources that cannot be re-read.
+//! The local durable log in front of sources that cannot be re-read: messages are acknowledged once they are here.
+//!
+//! Brokers cap unacknowledged messages, so waiting for a Delta commit would cap a connection at a few messages per second.
+//! The journal syncs in groups: whatever has arrived while the disk was busy goes into the next write, then it is synced,
+//! then it is acknowledged, in the order of arrival (I1). Position = sequence number of a message.
+//!
+//! `<data_dir>/journal/<source>/`: `LOCK` (held for the life of the process), `chain` (which chain it belongs to), and
+//! segments of groups. One thread writes; readers get the recent tail from memory and the rest from the files.
+//!
+//! | found at start | done |
+//! |---|---|
+//! | a bad group at the very end of the last segment | cut off and logged: it was never synced, so never acknowledged |
+//! | a bad group anywhere else, a missing segment | refused with file and offset; nothing is deleted |
+//! | another chain's, or open in another process | refused |
+//! | a sync or write that fails while running | fatal: never retried, because the kernel may have dropped the pages |
+//! | the byte budget is reached while running | appends wait, so acknowledgements are withheld; nothing is dropped |
+
+pub mod entry; // one message as it is kept
+mod group; // the unit of writing: header, checksum, entries
+pub mod reader;
+mod segment; // the files: listing, checking, mending, trimming
+mod writer; // the thread that writes // messages from a position on
+
+use crate::journal::entry::Entry;
+use crate::journal::reader::Reader;
+use crate::journal::segment::Segments;
+use crate::journal::writer::{Pending, Queue, Shared};
+use crate::types::epoch::ChainId;
+use crate::types::error::{Error, Result};
+use crate::types::position::Position;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+
+/// What differs between journals. Bounds in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalOptions {
+    /// Of all segments. Reached: appends wait until a trim makes room.
+    pub bytes_max: u64,
+    /// A segment is closed when it is this large; whole segments are what a trim deletes.
+    pub segment_bytes: u64,
+    /// Messages waiting to be written. Reached: `try_append` says full.
+    pub queue_bytes_max: usize,
+    /// Synced messages kept in memory for a reader that is close behind.
+    pub recent_bytes_max: usize,
+}
+
+/// The smallest budget with which a trim can always make room: a trim deletes closed segments only.
+pub const JOURNAL_BYTES_MIN: u64 = 16 * 1024 * 1024;
+const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+impl JournalOptions {
+    /// A segment is at most a quarter of the budget, so that at most half of it (the open one, the one being read) cannot
+    /// be freed.
+    pub fn with_budget(bytes_max: u64) -> Self {
+        JournalOptions {
+            bytes_max,
+            segment_bytes: (bytes_max / 4).min(SEGMENT_BYTES_MAX),
+            queue_bytes_max: 32 * 1024 * 1024,
+            recent_bytes_max: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// What is durable, as it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// Everything below is on the disk.
+    pub to: Position,
+    /// Writing has failed; nothing more will become durable.
+    pub failed: Option<Arc<str>>,
+}
+
+/// An open journal. Dropping it stops the writer after what is queued, unless the budget is reached.
+pub struct Journal {
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+    /// Held, not used: the lock is given back when the file closes.
+    _lock: File,
+}
+
+/// The queue in front of the writer is full; the message is handed back.
+#[derive(Debug)]
+pub struct Full(pub Entry);
+
+/// Called once, on the writer's thread, when the message is durable. Must not block.
+pub type OnDurable = Box<dyn FnOnce() + Send>;
+
+pub fn directory(data_dir: &Path, source: &str) -> PathBuf {
+    data_dir.join("journal").join(source)
+}
+
+/// The chain a journal belongs to, without opening it. None: there is no journal, or none that was ever bound.
+pub fn bound_chain(dir: &Path) -> Result<Option<ChainId>> {
+    match std::fs::read_to_string(dir.join("chain")) {
+        Ok(text) => Ok(Some(ChainId(text.trim_end().to_string()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed(dir, "cannot be read", e)),
+    }
+}
+
+impl Journal {
+    /// Opens or creates the journal of `chain`, checking every group. `begin` is where a new one starts. Blocks: reads all
+    /// there is.
+    pub fn open(dir: &Path, chain: &ChainId, begin: Position, options: JournalOptions) -> Result<Journal> {
+        std::fs::create_dir_all(dir).map_err(|e| failed(dir, "cannot be made", e))?;
+        let lock = lock(dir)?;
+        bind(dir, chain)?;
+        let segments = Segments::open(dir, begin)?;
+        let shared = Arc::new(Shared::new(dir, segments, options));
+        let writer = {
+            let shared = shared.clone();
+            std::thread::Builder::new()
+                .name("journal".to_string())
+                .spawn(move || writer::run(&shared))
+                .map_err(|e| failed(dir, "cannot start its thread", e))?
+        };
+        Ok(Journal { dir: dir.to_path_buf(), shared, writer: Some(writer), _lock: lock })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The oldest message that is still there.
+    pub fn begin(&self) -> Position {
+        self.shared.segments.lock().expect("no holder panics").begin()
+    }
+
+    /// What is durable, and a way to wait for more.
+    pub fn durable(&self) -> watch::Receiver<Durable> {
+        self.shared.durable.subscribe()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.shared.segments.lock().expect("no holder panics").bytes()
+    }
+
+    pub fn appender(&self) -> Appender {
+        Appender { shared: self.shared.clone() }
+    }
+
+    /// Reads from `position` on. Below `begin` or above what was ever written is a mistake of the caller's.
+    pub fn reader(&self, position: Position) -> Reader {
+        Reader::new(self.shared.clone(), position)
+    }
+
+    /// Deletes the segments that lie below `position` entirely. Call with what is applied, never with less certain news.
+    pub fn trim(&self, position: Position) -> Result<()> {
+        let freed = self.shared.segments.lock().expect("no holder panics").trim(position);
+        self.shared.wake_writer();
+        freed.map(|_| ())
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.shared.queue.lock().expect("no holder panics").closed = true;
+        self.shared.wake_writer();
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!(journal = %self.dir.display(), "the journal's thread has panicked");
+        }
+    }
+}
+
+/// The way in; one per connection, all in one order.
+#[derive(Clone)]
+pub struct Appender {
+    shared: Arc<Shared>,
+}
+
+impl Appender {
+    /// Queues a message without waiting. Its position is fixed now; `on_durable` is called when it is on the disk, after
+    /// those of all earlier messages.
+    pub fn try_append(&self, entry: Entry, on_durable: Option<OnDurable>) -> Result<Position, Full> {
+        let mut queue = self.shared.queue.lock().expect("no holder panics");
+        let bytes = entry.bytes();
+        // An empty queue takes any message, so that one larger than the bound cannot stop the journal.
+        if !queue.pending.is_empty() && queue.bytes + bytes > self.shared.options.queue_bytes_max {
+            return Err(Full(entry));
+        }
+        let position = queue.next;
+        queue.next = Position(position.0 + 1);
+        queue.bytes += bytes;
+        queue.pending.push_back(Pending { entry, bytes, on_durable });
+        drop(queue);
+        self.shared.work.notify_one();
+        Ok(position)
+    }
+
+    /// Waits until half of the queue is free again: what to do after `Full`.
+    pub async fn room(&self) {
+        loop {
+            let changed = self.shared.taken.notified();
+            if self.queued_bytes() <= self.shared.options.queue_bytes_max / 2 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub fn queued_bytes(&self) -> usize {
+        self.shared.queue.lock().expect("no holder panics").bytes
+    }
+
+    /// The position the next message will get: everything queued so far lies below.
+    pub fn next(&self) -> Position {
+        self.shared.queue.lock().expect("no holder panics").next
+    }
+}
+
+impl Queue {
+    fn new(next: Position) -> Queue {
+        Queue { pending: Default::default(), bytes: 0, next, closed: false }
+    }
+}
+
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("LOCK");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|e| failed(dir, "cannot be locked", e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::refused(
+            format!("the journal \"{}\" is open in another process", dir.display()),
+            "Stop the other process, or give this pipeline its own data_dir.",
+        )),
+        Err(std::fs::TryLockError::Error(e)) => Err(failed(dir, "cannot be locked", e)),
+    }
+}
+
+/// A journal belongs to the chain that made it: its positions mean nothing to another one.
+fn bind(dir: &Path, chain: &ChainId) -> Result<()> {
+    match bound_chain(dir)? {
+        Some(bound) if bound == *chain => Ok(()),
+        Some(bound) => Err(Error::refused(
+            format!("the journal \"{}\" belongs to chain {bound}, the records to chain {chain}", dir.display()),
+            "It holds messages that were acknowledged and may not be in any table. Correct `[pipeline] data_dir` or \
+             `[checkpoint] location`; or move the journal away to give those messages up.",
+        )),
+        None => {
+            let write = || -> std::io::Result<()> {
+                let temporary = dir.join("chain.new");
+                let mut file = File::create(&temporary)?;
+                writeln!(file, "{chain}")?;
+                file.sync_all()?;
+                std::fs::rename(&temporary, dir.join("chain"))?;
+                File::open(dir)?.sync_all()
+            };
+            write().map_err(|e| failed(dir, "cannot be bound to its chain", e))
+        }
+    }
+}
+
+fn failed(path: &Path, doing: &str, e: std::io::Error) -> Error {
+    let hint = if e.kind() == std::io::ErrorKind::StorageFull { "; free some space and start again" } else { "" };
+    Error::Failed(format!("the journal \"{}\" {doing}: {e}{hint}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! Messages from a position on: from memory while the reader is close behind the writer, else from the files.
+
+use crate::journal::entry::Entry;
+use crate::journal::segment::read_group;
+use crate::journal::writer::Shared;
+use crate::journal::{failed, group};
+use crate::types::error::{Error, Result};
+use crate::types::position::Position;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufReader, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Reads forward; keeps its place in the file between calls. Only what is durable is read.
+pub struct Reader {
+    shared: Arc<Shared>,
+    next: Position,
+    place: Option<Place>,
+    /// Read from the file and not handed out yet; the first one is at `next`.
+    left: VecDeque<Entry>,
+}
+
+/// Between two groups of a segment.
+struct Place {
+    path: PathBuf,
+    file: BufReader<File>,
+    offset: u64,
+    /// The first message of the group at `offset`.
+    next: Position,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, next: Position) -> Reader {
+        Reader { shared, next, place: None, left: VecDeque::new() }
+    }
+
+    /// The position of the next message that `read` gives.
+    pub fn position(&self) -> Position {
+        self.next
+    }
+
+    /// The next messages, in order and without holes, up to about `bytes_max` (at least one, if there is one) and
+    /// `entries_max`. Empty: nothing more is durable. Blocks when it has to read a file.
+    pub fn read(&mut self, bytes_max: usize, entries_max: usize) -> Result<Vec<Entry>> {
+        let durable = self.shared.durable.borrow().to;
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        while self.next < durable && bytes < bytes_max && out.len() < entries_max {
+            if self.left.is_empty() && !self.take_recent(&mut out, &mut bytes, bytes_max, entries_max) {
+                self.read_file()?;
+            }
+            while let Some(entry) = self.left.front()
+                && (out.is_empty() || bytes + entry.bytes() <= bytes_max)
+                && out.len() < entries_max
+            {
+                bytes += entry.bytes();
+                out.extend(self.left.pop_front());
+                self.next = Position(self.next.0 + 1);
+            }
+            if !self.left.is_empty() {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    /// From memory, if the tail there reaches back far enough. False: it does not.
+    fn take_recent(&mut self, out: &mut Vec<Entry>, bytes: &mut usize, bytes_max: usize, entries_max: usize) -> bool {
+        let recent = self.shared.recent.lock().expect("no holder panics");
+        let after = recent.groups.partition_point(|g| g.first <= self.next);
+        let Some(group) = after.checked_sub(1).and_then(|i| recent.groups.get(i)).cloned() else { return false };
+        drop(recent);
+        let skip = (self.next.0 - group.first.0) as usize;
+        if skip >= group.entries.len() {
+            return false;
+        }
+        for entry in &group.entries[skip..] {
+            if (*bytes >= bytes_max && !out.is_empty()) || out.len() >= entries_max {
+                break;
+            }
+            *bytes += entry.bytes();
+            out.push(entry.clone());
+            self.next = Position(self.next.0 + 1);
+        }
+        self.place = None;
+        true
+    }
+
+    /// The group that holds `next`, into `left`.
+    fn read_file(&mut self) -> Result<()> {
+        let segment = self.shared.segments.lock().expect("no holder panics").of(self.next).clone();
+        let mut place = match self.place.take() {
+            Some(place) if place.path == segment.path && place.next <= self.next => place,
+            _ => {
+                let file = File::open(&segment.path).map_err(|e| failed(&segment.path, "cannot be read", e))?;
+                Place { path: segment.path.clone(), file: BufReader::new(file), offset: 0, next: segment.first }
+            }
+        };
+        let mut body = Vec::new();
+        loop {
+            let at = place.offset;
+            let damaged = || {
+                Error::Failed(format!(
+                    "the journal segment \"{}\" is damaged at byte {at}, at message {}",
+                    segment.path.display(),
+                    place.next
+                ))
+            };
+            // The writer may be behind us in this file with its next group: only whole, durable groups are in `bytes`.
+            let left = segment.bytes.saturating_sub(place.offset);
+            let read = read_group(&mut place.file, left, &mut body);
+            let header = read.map_err(|e| failed(&segment.path, "cannot be read", e))?;
+            let header = header.filter(|h| h.first == place.next).ok_or_else(damaged)?;
+            if header.end() > self.next {
+                let entries = group::decode(&header, Bytes::from(std::mem::take(&mut body))).ok_or_else(damaged)?;
+                self.left = entries.into();
+                self.left.drain(..(self.next.0 - header.first.0) as usize);
+            }
+            place.offset += header.bytes();
+            place.next = header.end();
+            if !self.left.is_empty() {
+                break;
+            }
+        }
+        // BufReader may hold bytes beyond the durable end that the writer was still writing: read them again next time.
+        let offset = place.offset;
+        place.file.seek(SeekFrom::Start(offset)).map_err(|e| failed(&segment.path, "cannot be read", e))?;
+        self.place = Some(place);
+        Ok(())
+    }
+}
