@@ -7,10 +7,12 @@ use crate::sql::plan::{Fold, MaterializedView};
 use crate::state::distinct_on::DistinctOn;
 use crate::state::group_by::GroupBy;
 use crate::state::keys::{KeyCodec, canonical};
-use crate::types::error::Result;
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray};
+use crate::types::error::{Error, Result};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray};
+use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::physical_expr::PhysicalExpr;
 use hashbrown::DefaultHashBuilder;
 use std::sync::Arc;
 
@@ -87,6 +89,16 @@ impl Folding {
             Rule::GroupBy(rule) => rule.results(rows),
             Rule::DistinctOn(rule) => rule.results(rows),
         }
+    }
+}
+
+/// Where a condition (FILTER, HAVING) is true. NULL is not true, and who uses the mask may look at its bits alone.
+pub fn holds(condition: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<BooleanArray> {
+    let mask = condition.evaluate(rows)?.into_array(rows.num_rows())?;
+    match mask.as_boolean_opt() {
+        None => Err(Error::Failed(format!("\"{condition}\" is of type {}, not a condition", mask.data_type()))),
+        Some(mask) if mask.null_count() > 0 => Ok(prep_null_mask_filter(mask)),
+        Some(mask) => Ok(mask.clone()),
     }
 }
 

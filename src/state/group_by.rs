@@ -5,11 +5,11 @@
 //! drain, so accumulators that outlived a batch could be neither read nor cut.
 
 use crate::sql::plan::Aggregate;
-use crate::state::fold::owned;
+use crate::state::fold::{holds, owned};
 use crate::state::keys::Groups;
-use crate::types::error::{Error, Result};
-use arrow::array::{ArrayRef, AsArray, BooleanArray, UInt32Array};
-use arrow::compute::{prep_null_mask_filter, take};
+use crate::types::error::Result;
+use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::compute::take;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -34,12 +34,6 @@ struct Planned {
     filter: Option<Arc<dyn PhysicalExpr>>,
     /// Its columns in a state row, counted from the first after the key.
     state: Range<usize>,
-}
-
-/// The old state of some groups: the columns after the key, and the group each row belongs to.
-pub struct Old {
-    pub columns: Vec<ArrayRef>,
-    pub groups: Vec<usize>,
 }
 
 impl GroupBy {
@@ -72,23 +66,28 @@ impl GroupBy {
         Ok((rule, segment_schema))
     }
 
-    /// New state rows of the groups of a batch, in group order. `keys`: key columns of all rows.
+    /// New state rows of the groups of a batch, in group order. `keys`: key columns of all rows. `old`: the columns
+    /// after the key of the rows that groups 0, 1, ... have already; the groups after those are new.
+    ///
+    /// Known groups come first because accumulators count on it: a group number below the total they are told must
+    /// have occurred by then, or a group of NULLs alone sums to 0 (DataFusion's `NullState`).
     pub fn fold(
         &self,
         batch: &RecordBatch,
         keys: &[ArrayRef],
         groups: &Groups,
-        old: Option<&Old>,
+        old: &[ArrayRef],
     ) -> Result<RecordBatch> {
         let count = groups.len();
+        let known: Vec<usize> = (0..old.first().map_or(0, |c| c.len())).collect();
         let mut columns = first_rows(keys, &groups.first)?;
         for aggregate in &self.aggregates {
             let mut accumulator = aggregate.accumulator()?;
-            if let Some(old) = old {
-                accumulator.merge_batch(&old.columns[aggregate.state.clone()], &old.groups, count)?;
+            if !known.is_empty() {
+                accumulator.merge_batch(&old[aggregate.state.clone()], &known, known.len())?;
             }
             let values = aggregate.values(batch)?;
-            let filter = aggregate.filter(batch)?;
+            let filter = aggregate.filter.as_ref().map(|f| holds(f, batch)).transpose()?;
             accumulator.update_batch(&values, &groups.of_row, filter.as_ref(), count)?;
             columns.extend(accumulator.state(EmitTo::All)?);
         }
@@ -144,17 +143,6 @@ impl Planned {
             values.push(argument.evaluate(batch)?.into_array(batch.num_rows())?);
         }
         Ok(values)
-    }
-
-    /// Rows that count: those for which the filter is true. NULL is not true, and accumulators differ in whether they
-    /// look at the filter's validity, so it is folded into the bits.
-    fn filter(&self, batch: &RecordBatch) -> Result<Option<BooleanArray>> {
-        let Some(filter) = &self.filter else { return Ok(None) };
-        let mask = filter.evaluate(batch)?.into_array(batch.num_rows())?;
-        let Some(mask) = mask.as_boolean_opt() else {
-            return Err(Error::Failed(format!("the FILTER of \"{}\" is not a condition", self.function.name())));
-        };
-        Ok(Some(prep_null_mask_filter(mask)))
     }
 }
 

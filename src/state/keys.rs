@@ -93,6 +93,19 @@ impl Groups {
         self.first.len()
     }
 
+    /// The same groups under new numbers: `order` lists the old numbers.
+    pub fn renumbered(self, order: &[usize]) -> Groups {
+        let mut number_of = vec![0; order.len()];
+        for (new, old) in order.iter().enumerate() {
+            number_of[*old] = new;
+        }
+        Groups {
+            of_row: self.of_row.into_iter().map(|old| number_of[old]).collect(),
+            first: order.iter().map(|old| self.first[*old]).collect(),
+            hashes: order.iter().map(|old| self.hashes[*old]).collect(),
+        }
+    }
+
     /// Whether every row is a group of its own.
     pub fn all_distinct(&self) -> bool {
         self.first.len() == self.of_row.len()

@@ -1,14 +1,14 @@
 //! Final rows from frozen shares: merge what several slots hold of a key, evaluate row by row, HAVING, projection.
 
 use crate::sql::plan::MaterializedView;
-use crate::state::fold::Folding;
+use crate::state::fold::{Folding, holds};
 use crate::state::keys::Groups;
 use crate::state::segment::{Segment, gather};
 use crate::state::view::FrozenView;
-use crate::types::error::{Error, Result};
-use arrow::array::{ArrayRef, AsArray, BooleanArray, UInt32Array};
+use crate::types::error::Result;
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{BatchCoalescer, concat_batches, filter_record_batch, prep_null_mask_filter, take_record_batch};
+use arrow::compute::{BatchCoalescer, concat_batches, filter_record_batch, take_record_batch};
 use arrow::record_batch::RecordBatch;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
@@ -168,11 +168,7 @@ fn finish(
     let mut results = folding.results(rows)?;
     let mut passes = None;
     if let Some(having) = &view.having {
-        let mask = having.evaluate(&results)?.into_array(results.num_rows())?;
-        let Some(mask) = mask.as_boolean_opt() else {
-            return Err(Error::Failed(format!("HAVING of materialized view \"{}\" is not a condition", view.name)));
-        };
-        let mask = prep_null_mask_filter(mask);
+        let mask = holds(having, &results)?;
         results = filter_record_batch(&results, &mask)?;
         passes = Some(mask);
     }

@@ -6,7 +6,6 @@
 
 use crate::sql::plan::MaterializedView;
 use crate::state::fold::{Folding, Rule};
-use crate::state::group_by::Old;
 use crate::state::index::{Found, Place};
 use crate::state::keys::Groups;
 use crate::state::log::{Arrival, Log, SEGMENT_ROWS_MAX};
@@ -134,12 +133,16 @@ impl ViewState {
             Rule::GroupBy(rule) => {
                 let groups = Groups::of(&keys, &folding.hasher);
                 let found = self.log.index().find_all(&keys, &groups.first, &groups.hashes);
-                let (old_groups, places) = old_places(&found);
+                let (known, new): (Vec<usize>, Vec<usize>) = (0..groups.len()).partition(|g| found[*g].is_some());
+                let order = [known.as_slice(), &new].concat();
+                let groups = groups.renumbered(&order);
+                let found: Vec<Option<Found>> = order.iter().map(|g| found[*g]).collect();
+                let (_, places) = old_places(&found);
                 let old = match places.as_slice() {
-                    [] => None,
-                    _ => Some(Old { columns: self.log.gather(&places, &rule.state_columns())?, groups: old_groups }),
+                    [] => Vec::new(),
+                    places => self.log.gather(places, &rule.state_columns())?,
                 };
-                let rows = rule.fold(&batch, &key_columns, &groups, old.as_ref())?;
+                let rows = rule.fold(&batch, &key_columns, &groups, &old)?;
                 let keys = take(&keys, &UInt32Array::from(groups.first), None)?.as_binary::<i32>().clone();
                 Arrival { rows, keys, hashes: groups.hashes, found }
             }

@@ -23,32 +23,32 @@ fn numbered(from: i64, rows: usize) -> RecordBatch {
 
 #[tokio::test]
 async fn an_error_leaves_the_state_as_it_was() {
-    // 10 / n fails for n = 0, after the first aggregate has taken the rows already.
+    // 10 / i fails for i = 0, after the first aggregate has taken the rows already.
     let mut view =
-        MaterializedView::clone(&*group_by("SELECT g1, count(*) AS a, sum(n) AS b FROM t GROUP BY g1").await);
+        MaterializedView::clone(&*group_by("SELECT g1, count(*) AS a, sum(i) AS b FROM t GROUP BY g1").await);
     let Fold::GroupBy { aggregates, .. } = &mut view.fold else { panic!("a GROUP BY") };
-    let column = Arc::new(Column::new("n", 4));
-    let division = binary(lit(10i32), Operator::Divide, column, &schema()).expect("plans");
+    let column = Arc::new(Column::new("i", 3));
+    let division = binary(lit(10i64), Operator::Divide, column, &schema()).expect("plans");
     let sum = AggregateExprBuilder::new(datafusion::functions_aggregate::sum::sum_udaf(), vec![division]);
     aggregates[1].function = Arc::new(sum.schema(schema()).alias("b").build().expect("builds"));
     let view = Arc::new(view);
 
     let rows = random_rows(&mut seeded(2), 50, 0);
-    let with_n = |n: i32| {
+    let with_i = |i: i64| {
         let mut columns = rows.columns().to_vec();
-        columns[4] = Arc::new(Int32Array::from_iter_values((0..50).map(|row| if row == 40 { n } else { 1 })));
+        columns[3] = Arc::new(Int64Array::from_iter_values((0..50).map(|row| if row == 40 { i } else { 1 })));
         RecordBatch::try_new(schema(), columns).expect("by the schema")
     };
     let mut state = state(&view).await;
-    apply(&mut state, &with_n(5));
+    apply(&mut state, &with_i(5));
     let before = FrozenView::read(&view, &[state.freeze()]).expect("reads");
     let bytes = state.bytes();
-    let error = state.apply(&[with_messages(&with_n(0))], &lineage("p", 50, 50)).expect_err("divides by zero");
+    let error = state.apply(&[with_messages(&with_i(0))], &lineage("p", 50, 50)).expect_err("divides by zero");
     assert!(error.to_string().contains("materialized view \"v\""), "{error}");
     assert!(error.to_string().to_lowercase().contains("divide by zero"), "{error}");
     assert_same("after the error", 1, &FrozenView::read(&view, &[state.freeze()]).expect("reads"), &before);
     assert_eq!(state.bytes(), bytes);
-    apply(&mut state, &with_n(5));
+    apply(&mut state, &with_i(5));
     assert_eq!(state.cut().expect("cuts").expect("changed").num_rows() as u64, state.keys());
 }
 
