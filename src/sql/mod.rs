@@ -22,6 +22,11 @@ mod settle; // the types that leave a statement
 mod statement; // one statement: which of the four
 mod text; // files cut into statements // the identity of a view's state
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 use crate::sql::plan::{Plan, SqlFile};
 use crate::types::catalog::Catalog;
 use crate::types::fault::Fault;
