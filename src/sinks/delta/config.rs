@@ -1,3 +1,123 @@
-//! `[sink.x] type = "delta"`.
+//! `[sink.x] type = "delta"`: where the tables live, how they are reached, and what is said per table.
 
-use serde::{Deserialize, Serialize};
+use crate::config::section::Section;
+use crate::config::value::{Address, Settings};
+use crate::types::fault::Fault;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Delta tables below one address. A table of the SQL text, `lake.points`, lives at `<uri>/points`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeltaConfig {
+    /// A directory, relative to this file, or `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`.
+    pub uri: Address,
+    /// Options of the object store: `aws_region`, `aws_endpoint`, `aws_access_key_id`, ... What is left out comes from
+    /// the environment (AWS_*, GOOGLE_*, AZURE_*).
+    #[serde(default)]
+    pub options: Settings,
+    /// How REAL and DOUBLE columns are written. "byte_stream_split" is smaller and faster; "plain" is for readers that
+    /// do not know it, such as the vectorised reader of Spark before 4.2.
+    #[serde(default)]
+    pub float_encoding: FloatEncoding,
+}
+
+/// One table of a Delta sink.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeltaTableConfig {
+    /// Columns by whose values the files are split into folders. Few values per epoch: each is a file of its own.
+    #[serde(default)]
+    pub partition_by: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FloatEncoding {
+    #[default]
+    ByteStreamSplit,
+    Plain,
+}
+
+/// Pure: nothing is opened, no secret is looked up.
+pub fn validate(section: &Section) -> Result<DeltaConfig, Vec<Fault>> {
+    let config: DeltaConfig = section.read()?;
+    let mut faults = Vec::new();
+    if config.uri.trim().is_empty() {
+        let fault = section.fault("uri", "the address of the lake is empty");
+        faults.push(fault.with_hint("Write a directory or s3://bucket/prefix."));
+    }
+    match config.uri.split_once("://") {
+        Some((scheme, rest)) => {
+            if !["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "file"].contains(&scheme) {
+                let fault = section.fault("uri", format!("\"{scheme}\" is not a kind of store we write to"));
+                faults.push(fault.with_hint("Write a directory, s3://, gs:// or az://."));
+            }
+            let host = rest.split('/').next().unwrap_or_default();
+            if rest.contains('?') || (host.contains(':') && host.contains('@')) {
+                let fault = section.fault("uri", "the address holds credentials");
+                faults.push(fault.with_hint("Give them as options, as { env = \"NAME\" } or { file = \"PATH\" }."));
+            }
+        }
+        None => {
+            if let Some(option) = config.options.keys().next() {
+                let message = format!("option \"{option}\" has no meaning for a local directory");
+                let fault = section.fault_in(&["options", option], message);
+                faults.push(fault.with_hint("Remove it, or give an object-store address."));
+            }
+        }
+    }
+    section.judge(config, faults)
+}
+
+pub fn validate_table(section: &Section) -> Result<DeltaTableConfig, Vec<Fault>> {
+    let config: DeltaTableConfig = section.read()?;
+    let mut faults = Vec::new();
+    for (i, column) in config.partition_by.iter().enumerate() {
+        if config.partition_by[..i].contains(column) {
+            let message = format!("partition column \"{column}\" is named twice");
+            faults.push(section.fault_in(&["partition_by", &i.to_string()], message).with_hint("Name it once."));
+        }
+    }
+    section.judge(config, faults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        let section = Section::from_text("sink.lake", "delta", text).unwrap();
+        validate(&section).err().unwrap_or_default().into_iter().map(|f| format!("{}:{}", f.line, f.message)).collect()
+    }
+
+    #[test]
+    fn faults_are_said_with_their_line() {
+        assert_eq!(faults("uri = ' '"), ["1:the address of the lake is empty"]);
+        assert_eq!(faults("uri = 'ftp://host/lake'"), ["1:\"ftp\" is not a kind of store we write to"]);
+        assert_eq!(faults("uri = 's3://key:secret@bucket/x'"), ["1:the address holds credentials"]);
+        assert_eq!(
+            faults("uri = 'lake'\noptions = { aws_region = 'x' }"),
+            ["2:option \"aws_region\" has no meaning for a local directory"]
+        );
+        assert_eq!(faults("uri = 'lake'\nfloat_encoding = 'rle'").len(), 1);
+        assert_eq!(faults("uri = 'lake'\npartition = ['x']").len(), 1);
+    }
+
+    #[test]
+    fn a_partition_column_is_named_once() {
+        let section = Section::from_text("sink.lake.table.points", "delta", "partition_by = ['d', 'e', 'd']").unwrap();
+        let faults = validate_table(&section).unwrap_err();
+        assert_eq!(faults[0].message, "partition column \"d\" is named twice");
+    }
+
+    #[test]
+    fn the_example_is_valid() {
+        let example = include_str!("example.toml");
+        let below = |heading: &str| example.split("\n[").find_map(|part| part.strip_prefix(heading)).unwrap();
+        let sink = Section::from_text("sink.lake", "delta", below("sink.lake]")).unwrap();
+        assert_eq!(validate(&sink).unwrap().float_encoding, FloatEncoding::ByteStreamSplit);
+        let table = Section::from_text("sink.lake.table.points", "delta", below("sink.lake.table.points]")).unwrap();
+        assert_eq!(validate_table(&table).unwrap().partition_by, ["event_date"]);
+    }
+}

@@ -1,12 +1,21 @@
 //! One Delta table: open or create, write an epoch's files, apply a record, snapshot for readers.
 
+use super::commit;
+use super::log::{Head, Log, Metadata};
+use super::schema::{arrow_schema, merge, schema_json};
+use super::snapshot::{PinnedTable, Reader};
+use super::upkeep::Upkeep;
+use super::writer::FileFormat;
+pub use super::writer::{EpochWriter, Prepared};
+use crate::env::clock::Clock;
 use crate::types::epoch::{ChainId, Epoch};
-use crate::types::error::Result;
+use crate::types::error::{Error, Result};
 use arrow::datatypes::SchemaRef;
-use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
+use futures::TryStreamExt;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
+use std::time::Instant;
 
 /// What a table must be. Columns are nullable; types are what Delta can hold (timestamps in microseconds UTC).
 #[derive(Clone, Debug)]
@@ -14,19 +23,6 @@ pub struct TableSpec {
     pub name: String,
     pub schema: SchemaRef,
     pub partition_by: Vec<String>,
-}
-
-pub struct Table {}
-
-/// The files of one epoch of one slot, being written. Nothing is visible until the record that lists them is applied.
-pub struct EpochWriter {}
-
-/// What `finish` gives: Delta Add actions as JSON, and how many rows they hold.
-#[derive(Clone, Debug, Default)]
-pub struct Prepared {
-    pub adds: Vec<serde_json::Value>,
-    pub rows: u64,
-    pub bytes: u64,
 }
 
 /// What a record says about one table: the Adds of its epoch and the transaction they land under.
@@ -45,55 +41,157 @@ pub struct LakeSnapshot {
     pub version: i64,
 }
 
+pub struct Table {
+    spec: TableSpec,
+    app_id: String,
+    pub(super) log: Log,
+    format: Arc<FileFormat>,
+    pub(super) clock: Clock,
+    /// A std lock, because nothing awaits while it is held. Written by whoever holds `commit`.
+    head: RwLock<Arc<Seen>>,
+    /// One commit at a time per table; holds what the next one must know.
+    pub(super) commit: tokio::sync::Mutex<Upkeep>,
+    reader: Arc<Reader>,
+}
+
+/// The log as we last saw it, with what readers need of it.
+pub(super) struct Seen {
+    pub head: Head,
+    /// What a reader gets: the table's columns.
+    pub schema: SchemaRef,
+    pub at: Instant,
+}
+
+/// HEAD requests at once when files are verified.
+const VERIFY_IN_FLIGHT_MAX: usize = 16;
+
 impl Table {
+    pub(super) fn new(
+        spec: TableSpec,
+        app_id: &str,
+        log: Log,
+        format: FileFormat,
+        head: Head,
+        clock: Clock,
+    ) -> Result<Arc<Self>> {
+        let reader = Arc::new(Reader::new(&log)?);
+        let seen = Self::seen(&log, head)?;
+        Ok(Arc::new(Table {
+            spec,
+            app_id: app_id.to_owned(),
+            format: Arc::new(format),
+            clock,
+            head: RwLock::new(Arc::new(seen)),
+            commit: tokio::sync::Mutex::new(Upkeep::default()),
+            reader,
+            log,
+        }))
+    }
+
+    fn seen(log: &Log, head: Head) -> Result<Seen> {
+        let schema = arrow_schema(&head.metadata.schema)
+            .map_err(|e| log.failed(format_args!("the table's schema cannot be read: {e}")))?;
+        Ok(Seen { head, schema, at: Instant::now() })
+    }
+
     pub fn spec(&self) -> &TableSpec {
-        unimplemented!()
+        &self.spec
     }
 
     /// The Delta table's own id; part of the record, so that a table swapped underneath is noticed.
     pub fn id(&self) -> String {
-        unimplemented!()
+        self.last_seen().head.metadata.id.clone()
     }
 
     /// The Delta metadata action that this table still needs (new nullable columns), for the first record that writes to it.
     pub fn pending_schema_action(&self) -> Option<serde_json::Value> {
-        unimplemented!()
+        let seen = self.last_seen();
+        let wanted = schema_json(&self.format.schema);
+        match merge(&seen.head.metadata.schema, &wanted) {
+            Ok(grown) => grown.map(|schema| seen.head.metadata.with_schema(schema).action().clone()),
+            // Another writer changed the table since it was opened; `apply` refuses, naming the column.
+            Err(_) => None,
+        }
     }
 
     pub fn writer(&self) -> Result<EpochWriter> {
-        unimplemented!()
+        EpochWriter::new(self.format.clone(), self.log.table.clone())
     }
 
     /// Idempotent: skipped when the table already holds `epoch` or more under the landing's application id.
-    pub async fn apply(&self, _epoch: Epoch, _landing: &Landing) -> Result<()> {
-        unimplemented!()
+    /// `Unavailable` may be tried again, and says nothing about whether the commit landed.
+    pub async fn apply(&self, epoch: Epoch, landing: &Landing) -> Result<()> {
+        commit::apply(self, epoch, landing).await
+    }
+
+    /// Fails, naming the file, unless every file that `adds` refer to is there. For epochs decided in an earlier life:
+    /// committing an Add without its file would break every reader of the table.
+    pub async fn verify_files(&self, adds: &[serde_json::Value]) -> Result<()> {
+        let paths = adds
+            .iter()
+            .map(|add| match serde_json::from_value::<deltalake::kernel::Add>(add.clone()) {
+                // Deserialising undoes the percent-encoding of the log.
+                Ok(add) => Ok(add.path),
+                Err(e) => Err(self.log.failed(format_args!("the record holds an Add that cannot be read: {e}"))),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        futures::stream::iter(paths.iter().map(Ok::<_, Error>))
+            .try_for_each_concurrent(VERIFY_IN_FLIGHT_MAX, |path| async move {
+                match self.log.head_file(path).await {
+                    Ok(()) => Ok(()),
+                    Err(object_store::Error::NotFound { .. }) => Err(Error::refused(
+                        format!("table \"{}\": file \"{path}\" of a decided epoch is missing", self.log.name),
+                        "Restore the file, or the whole table, from a copy; its rows exist nowhere else.",
+                    )),
+                    Err(e) => Err(self.log.table.error(&format!("find \"{path}\""), e)),
+                }
+            })
+            .await
     }
 
     /// Application ids in the table's log that start with "pipe/", with their versions: what refusals are decided on.
     pub async fn transactions(&self) -> Result<BTreeMap<String, i64>> {
-        unimplemented!()
+        let ours = |(id, version): (&String, &i64)| id.starts_with("pipe/").then(|| (id.clone(), *version));
+        Ok(self.last_seen().head.transactions.iter().filter_map(ours).collect())
+    }
+
+    /// Looks for commits of other writers, so that the next snapshot shows them.
+    pub async fn refresh(&self) -> Result<()> {
+        let _one_at_a_time = self.commit.lock().await;
+        commit::follow(self).await.map(|_| ())
     }
 
     /// Pinned: what a query reads. Never older than the last `apply`.
     pub fn snapshot(&self) -> LakeSnapshot {
-        unimplemented!()
+        let seen = self.last_seen();
+        let applied = seen.head.transactions.get(&self.app_id).copied().unwrap_or(0);
+        LakeSnapshot {
+            provider: Arc::new(PinnedTable::new(self.reader.clone(), seen.head.version, seen.schema.clone())),
+            applied: Epoch(applied.max(0) as u64),
+            version: seen.head.version as i64,
+        }
     }
 
-    pub fn app_id(_chain: &ChainId, _sink: &str, _table: &str) -> String {
-        unimplemented!()
-    }
-}
-
-impl EpochWriter {
-    /// Columns as the spec's schema. Streams to the store; memory is bounded by one row group per partition.
-    pub async fn write(&mut self, _rows: &RecordBatch) -> Result<()> {
-        unimplemented!()
+    pub fn app_id(chain: &ChainId, sink: &str, table: &str) -> String {
+        format!("pipe/{chain}/{sink}.{table}")
     }
 
-    /// Files complete and durable (fsynced on local disk).
-    pub async fn finish(self) -> Result<Prepared> {
-        unimplemented!()
+    pub(super) fn last_seen(&self) -> Arc<Seen> {
+        self.head.read().expect("no panic while held").clone()
     }
 
-    pub async fn abort(self) {}
+    /// Publishes a newer head; readers see it from now on.
+    pub(super) fn see(&self, head: Head) -> Result<()> {
+        let seen = Self::seen(&self.log, head)?;
+        *self.head.write().expect("no panic while held") = Arc::new(seen);
+        Ok(())
+    }
+
+    pub(super) fn metadata(&self) -> Metadata {
+        self.last_seen().head.metadata.clone()
+    }
+
+    pub(super) fn reader(&self) -> &Arc<Reader> {
+        &self.reader
+    }
 }

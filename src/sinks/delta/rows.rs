@@ -1,0 +1,150 @@
+//! Rows of a statement as rows of the table: same columns, stored types. Strict: a value is never bent to fit.
+
+use super::schema::LIST_ELEMENT;
+use crate::types::error::{Error, Result};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use std::sync::Arc;
+
+/// Brings a batch to `stored` (made by `lake_schema` from the batch's own schema, so columns are in the same order).
+pub(super) fn conform(rows: &RecordBatch, stored: &SchemaRef) -> Result<RecordBatch> {
+    let mut columns = Vec::with_capacity(stored.fields().len());
+    for field in stored.fields() {
+        let column = rows.column_by_name(field.name()).ok_or_else(|| {
+            Error::Failed(format!("column \"{}\" is missing from the rows of the statement", field.name()))
+        })?;
+        columns.push(conform_array(column, field.data_type()).map_err(|e| {
+            Error::refused(
+                format!("column \"{}\" holds a value the table cannot: {e}", field.name()),
+                "CAST the column to a type that holds all its values.",
+            )
+        })?);
+    }
+    Ok(RecordBatch::try_new_with_options(
+        stored.clone(),
+        columns,
+        &arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(rows.num_rows())),
+    )?)
+}
+
+/// Nested arrays are rebuilt around the same buffers, only their field names and nullability change; other types differ
+/// from the stored one only where `lake_type` widened them.
+fn conform_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    if array.data_type() == to {
+        return Ok(array.clone());
+    }
+    // safe = false: a value out of range is an error, not a NULL.
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    match (array.data_type(), to) {
+        (DataType::List(_), DataType::List(element)) => {
+            let list = array.as_list::<i32>();
+            let values = conform_array(list.values(), element.data_type())?;
+            Ok(Arc::new(ListArray::try_new(element.clone(), list.offsets().clone(), values, list.nulls().cloned())?))
+        }
+        // Other kinds of lists become plain ones first.
+        (
+            DataType::LargeList(e) | DataType::ListView(e) | DataType::LargeListView(e) | DataType::FixedSizeList(e, _),
+            DataType::List(_),
+        ) => {
+            let plain = DataType::List(Arc::new(Field::new(LIST_ELEMENT, e.data_type().clone(), true)));
+            conform_array(&cast_with_options(array, &plain, &strict)?, to)
+        }
+        (DataType::Struct(_), DataType::Struct(fields)) => {
+            let parts = array.as_struct();
+            let columns = fields
+                .iter()
+                .map(|f| {
+                    let part = parts
+                        .column_by_name(f.name())
+                        .ok_or_else(|| ArrowError::SchemaError(format!("field \"{}\" is missing", f.name())))?;
+                    conform_array(part, f.data_type())
+                })
+                .collect::<Result<Vec<_>, ArrowError>>()?;
+            Ok(Arc::new(StructArray::try_new(fields.clone(), columns, parts.nulls().cloned())?))
+        }
+        (DataType::Map(_, _), DataType::Map(entries, ordered)) => {
+            let map = array.as_map();
+            let DataType::Struct(fields) = entries.data_type() else {
+                return Err(ArrowError::SchemaError("a map's entries are a struct".into()));
+            };
+            // By place, not by name: writers call the parts key/value or keys/values.
+            let parts = [map.keys(), map.values()];
+            let columns = fields
+                .iter()
+                .zip(parts)
+                .map(|(f, part)| conform_array(part, f.data_type()))
+                .collect::<Result<Vec<_>, ArrowError>>()?;
+            let inner = StructArray::try_new(fields.clone(), columns, None)?;
+            Ok(Arc::new(MapArray::try_new(
+                entries.clone(),
+                map.offsets().clone(),
+                inner,
+                map.nulls().cloned(),
+                *ordered,
+            )?))
+        }
+        _ => cast_with_options(array, to, &strict),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema::lake_schema;
+    use super::*;
+    use arrow::array::{Int32Array, MapBuilder, StringArray, StringBuilder, TimestampNanosecondArray, UInt64Array};
+    use arrow::util::pretty::pretty_format_batches;
+
+    fn stored(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        conform(&batch, &lake_schema(&batch.schema()).unwrap())
+    }
+
+    #[test]
+    fn a_number_that_does_not_fit_is_an_error_and_never_null() {
+        let text = stored(vec![("n", Arc::new(UInt64Array::from(vec![1, u64::MAX])))]).unwrap_err().to_string();
+        assert!(text.starts_with("column \"n\" holds a value the table cannot"), "{text}");
+    }
+
+    #[test]
+    fn nested_rows_keep_their_values() {
+        let inner = StructArray::from(vec![
+            (Arc::new(Field::new("a", DataType::Int32, false)), Arc::new(Int32Array::from(vec![1, 2, 3])) as ArrayRef),
+            (
+                Arc::new(Field::new("b", DataType::Utf8, true)),
+                Arc::new(StringArray::from(vec![Some("x"), None, Some("z")])),
+            ),
+        ]);
+        let list = ListArray::try_new(
+            Arc::new(Field::new("item", inner.data_type().clone(), true)),
+            arrow::buffer::OffsetBuffer::new(vec![0, 2, 2, 3].into()),
+            Arc::new(inner),
+            Some(vec![true, false, true].into()),
+        )
+        .unwrap();
+        let mut map = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+        for row in [Some(("k", "v")), None, Some(("q", "w"))] {
+            if let Some((k, v)) = row {
+                map.keys().append_value(k);
+                map.values().append_value(v);
+            }
+            map.append(row.is_some()).unwrap();
+        }
+        let times = TimestampNanosecondArray::from(vec![Some(1_700_000_000_123_456_789), None, Some(0)]);
+        let got =
+            stored(vec![("list", Arc::new(list)), ("map", Arc::new(map.finish())), ("t", Arc::new(times))]).unwrap();
+        assert_eq!(
+            pretty_format_batches(&[got]).unwrap().to_string(),
+            "\
++----------------------------+--------+-----------------------------+
+| list                       | map    | t                           |
++----------------------------+--------+-----------------------------+
+| [{a: 1, b: x}, {a: 2, b: }] | {k: v} | 2023-11-14T22:13:20.123456Z |
+|                            |        |                             |
+| [{a: 3, b: z}]             | {q: w} | 1970-01-01T00:00:00Z        |
++----------------------------+--------+-----------------------------+"
+        );
+    }
+}

@@ -1,0 +1,418 @@
+//! The promises of a Delta table: an epoch lands once, whatever fails; others may write too; what does not fit is refused.
+
+mod hostile;
+mod values;
+
+use super::config::FloatEncoding;
+use super::sink::DeltaSink;
+use super::table::{Landing, Table, TableSpec};
+use crate::env::store::Location;
+use crate::types::epoch::{ChainId, Epoch};
+use crate::types::error::{Error, Result};
+use arrow::array::{ArrayRef, Int64Array, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::prelude::SessionContext;
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::kernel::{Action, Add, Transaction};
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use hostile::LosesAnswers;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const TABLE: &str = "points";
+
+fn schema(columns: &[(&str, DataType)]) -> SchemaRef {
+    Arc::new(Schema::new(columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect::<Vec<_>>()))
+}
+
+fn spec(columns: &[(&str, DataType)], partition_by: &[&str]) -> TableSpec {
+    let partition_by = partition_by.iter().map(|p| p.to_string()).collect();
+    TableSpec { name: TABLE.into(), schema: schema(columns), partition_by }
+}
+
+/// id BIGINT, name TEXT
+fn plain() -> TableSpec {
+    spec(&[("id", DataType::Int64), ("name", DataType::Utf8)], &[])
+}
+
+fn rows(from: i64, n: i64) -> RecordBatch {
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + n));
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values((from..from + n).map(|i| format!("v{}", i % 7))));
+    RecordBatch::try_new(plain().schema, vec![ids, names]).unwrap()
+}
+
+fn app_id() -> String {
+    Table::app_id(&ChainId("c1".into()), "lake", TABLE)
+}
+
+async fn open(location: &Location, spec: TableSpec) -> Result<Arc<Table>> {
+    let sink = DeltaSink::at("lake", location.clone(), FloatEncoding::ByteStreamSplit).await?;
+    sink.open_table(spec, &app_id()).await
+}
+
+async fn landing(table: &Table, batches: &[RecordBatch]) -> Landing {
+    let mut writer = table.writer().unwrap();
+    for batch in batches {
+        writer.write(batch).await.unwrap();
+    }
+    let prepared = writer.finish().await.unwrap();
+    assert_eq!(prepared.rows, batches.iter().map(|b| b.num_rows() as u64).sum::<u64>());
+    Landing { app_id: app_id(), adds: prepared.adds, schema_action: table.pending_schema_action() }
+}
+
+/// What DataFusion answers over the table's newest snapshot, as text.
+async fn ask(table: &Table, sql: &str) -> String {
+    let ctx = SessionContext::new();
+    ctx.register_table("t", table.snapshot().provider).unwrap();
+    let answer = ctx.sql(sql).await.unwrap().collect().await.unwrap();
+    pretty_format_batches(&answer)
+        .unwrap()
+        .to_string()
+        .lines()
+        .skip(3)
+        .filter(|line| !line.starts_with('+'))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().join(" "))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+async fn count(table: &Table) -> String {
+    ask(table, "SELECT count(*), count(DISTINCT id), sum(id) FROM t").await
+}
+
+/// The table as any other program sees it: delta-rs alone, from the store.
+async fn foreign(location: &Location) -> deltalake::DeltaTable {
+    let at = location.under(TABLE);
+    let prefixed = Arc::new(object_store::prefix::PrefixStore::new(at.store.clone(), at.prefix.clone()));
+    let log_store = deltalake::logstore::default_logstore(prefixed, at.store.clone(), &at.url(), &Default::default());
+    let mut table = deltalake::DeltaTable::new(log_store);
+    table.load().await.unwrap();
+    table
+}
+
+async fn foreign_commit(location: &Location, actions: Vec<Action>, transactions: Vec<Transaction>) {
+    let table = foreign(location).await;
+    let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
+    CommitBuilder::from(CommitProperties::default().with_application_transactions(transactions))
+        .with_actions(actions)
+        .build(Some(table.snapshot().unwrap()), table.log_store(), operation)
+        .await
+        .unwrap();
+}
+
+async fn foreign_append(location: &Location, from: i64, n: i64) {
+    let other = open(location, plain()).await.unwrap();
+    let adds = landing(&other, &[rows(from, n)]).await.adds;
+    let adds = adds.into_iter().map(|a| Action::Add(serde_json::from_value::<Add>(a).unwrap())).collect();
+    foreign_commit(location, adds, vec![]).await;
+}
+
+fn refusal<T>(result: Result<T>) -> String {
+    match result {
+        Err(e @ Error::Refused { .. }) => e.to_string(),
+        Err(e) => panic!("expected a refusal, got {e:?}"),
+        Ok(_) => panic!("expected a refusal"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_was_lost_is_not_repeated() {
+    let hostile = LosesAnswers::new(Location::in_memory().store);
+    let location = Location { store: hostile.clone(), ..Location::in_memory() };
+    let table = open(&location, plain()).await.unwrap();
+    let first = landing(&table, &[rows(0, 10)]).await;
+    hostile.after.store(1, Ordering::SeqCst);
+    table.apply(Epoch(1), &first).await.unwrap();
+    assert_eq!(count(&table).await, "10 10 45");
+    assert_eq!(table.snapshot().version, 1);
+
+    // The process dies with the answer: the next one applies the same record.
+    let second = landing(&table, &[rows(10, 10)]).await;
+    let reopened = open(&location, plain()).await.unwrap();
+    reopened.apply(Epoch(2), &second).await.unwrap();
+    table.apply(Epoch(2), &second).await.unwrap();
+    assert_eq!(count(&table).await, "20 20 190");
+    assert_eq!((table.snapshot().version, table.snapshot().applied), (2, Epoch(2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_is_unavailable_and_nothing_lands() {
+    let hostile = LosesAnswers::new(Location::in_memory().store);
+    let location = Location { store: hostile.clone(), ..Location::in_memory() };
+    let table = open(&location, plain()).await.unwrap();
+    let first = landing(&table, &[rows(0, 10)]).await;
+    // Fewer than it tries: it comes through in the end.
+    hostile.before.store(3, Ordering::SeqCst);
+    table.apply(Epoch(1), &first).await.unwrap();
+    assert_eq!(count(&table).await, "10 10 45");
+
+    let second = landing(&table, &[rows(10, 10)]).await;
+    hostile.before.store(1_000, Ordering::SeqCst);
+    let applying = table.apply(Epoch(2), &second);
+    let error = tokio::time::timeout(std::time::Duration::from_secs(120), applying).await.unwrap().unwrap_err();
+    assert!(error.is_retriable() && error.to_string().contains("connection reset"), "{error}");
+    assert_eq!(count(&table).await, "10 10 45");
+    hostile.before.store(0, Ordering::SeqCst);
+    table.apply(Epoch(2), &second).await.unwrap();
+    assert_eq!(count(&table).await, "20 20 190");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apply_twice_equals_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let location = crate::env::store::open(dir.path().to_str().unwrap(), &Default::default()).unwrap();
+    let table = open(&location, plain()).await.unwrap();
+    assert_eq!((table.snapshot().version, table.snapshot().applied), (0, Epoch(0)));
+    let first = landing(&table, &[rows(0, 5), rows(5, 5)]).await;
+    assert_eq!(count(&table).await, "0 0 ", "prepared files are invisible");
+    for _ in 0..3 {
+        table.apply(Epoch(1), &first).await.unwrap();
+    }
+    // An epoch without rows for this table commits nothing.
+    table.apply(Epoch(2), &Landing { adds: vec![], ..first.clone() }).await.unwrap();
+    assert_eq!((table.snapshot().version, table.snapshot().applied), (1, Epoch(1)));
+    assert_eq!(count(&table).await, "10 10 45");
+
+    let again = open(&location, plain()).await.unwrap();
+    assert_eq!(again.id(), table.id());
+    assert_eq!(again.transactions().await.unwrap(), [(app_id(), 1)].into());
+    again.apply(Epoch(1), &first).await.unwrap();
+    assert_eq!((again.snapshot().version, count(&again).await), (1, "10 10 45".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_writers_of_one_chain_land_one_epoch() {
+    let location = Location::in_memory();
+    let (a, b) = (open(&location, plain()).await.unwrap(), open(&location, plain()).await.unwrap());
+    for epoch in 1..=10 {
+        let (mine, theirs) = (landing(&a, &[rows(epoch, 1)]).await, landing(&b, &[rows(epoch, 1)]).await);
+        let (x, y) = tokio::join!(a.apply(Epoch(epoch as u64), &mine), b.apply(Epoch(epoch as u64), &theirs));
+        x.and(y).unwrap();
+    }
+    assert_eq!(count(&a).await, "10 10 55");
+    assert_eq!(a.snapshot().version, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_of_others_in_between_are_passed_by() {
+    let location = Location::in_memory();
+    let table = open(&location, plain()).await.unwrap();
+    let first = landing(&table, &[rows(0, 10)]).await;
+    foreign_append(&location, 1000, 1).await;
+    foreign_append(&location, 1001, 1).await;
+    table.apply(Epoch(1), &first).await.unwrap();
+    assert_eq!(table.snapshot().version, 3);
+    assert_eq!(count(&table).await, "12 12 2046");
+
+    let pinned = table.snapshot();
+    foreign_append(&location, 1002, 1).await;
+    table.refresh().await.unwrap();
+    assert_eq!((pinned.version, table.snapshot().version), (3, 4));
+    assert_eq!(count(&table).await, "13 13 3048");
+    // A pinned snapshot stays what it was, also after a newer one was read.
+    let ctx = SessionContext::new();
+    ctx.register_table("t", pinned.provider).unwrap();
+    let answer = ctx.sql("SELECT * FROM t").await.unwrap().count().await.unwrap();
+    assert_eq!(answer, 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_column_lands_with_the_first_rows_that_have_it() {
+    let location = Location::in_memory();
+    let table = open(&location, plain()).await.unwrap();
+    assert_eq!(table.pending_schema_action(), None);
+    table.apply(Epoch(1), &landing(&table, &[rows(0, 2)]).await).await.unwrap();
+
+    let wider = spec(&[("id", DataType::Int64), ("name", DataType::Utf8), ("speed", DataType::Float64)], &[]);
+    let table = open(&location, wider.clone()).await.unwrap();
+    assert_eq!(table.snapshot().version, 1, "opening changes nothing");
+    let speed: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![1.5]));
+    let old = rows(2, 1);
+    let batch =
+        RecordBatch::try_new(wider.schema.clone(), vec![old.column(0).clone(), old.column(1).clone(), speed]).unwrap();
+    let second = landing(&table, &[batch]).await;
+    assert!(second.schema_action.is_some());
+    table.apply(Epoch(2), &second).await.unwrap();
+    assert_eq!(table.snapshot().version, 2, "one commit holds the column and the rows");
+    assert_eq!(table.pending_schema_action(), None);
+    assert_eq!(ask(&table, "SELECT id, speed FROM t ORDER BY id").await, "0; 1; 2 1.5");
+    // The older statement still fits, and a record that asks for the column again changes nothing.
+    let older = open(&location, plain()).await.unwrap();
+    let third = Landing { schema_action: second.schema_action, ..landing(&older, &[rows(3, 1)]).await };
+    older.apply(Epoch(3), &third).await.unwrap();
+    assert_eq!(ask(&older, "SELECT id, speed FROM t ORDER BY id").await, "0; 1; 2 1.5; 3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_the_table_is_refused_with_the_ways_out() {
+    let location = Location::in_memory();
+    open(&location, spec(&[("id", DataType::Int64), ("d", DataType::Date32)], &["d"])).await.unwrap();
+    for (wanted, expected) in [
+        (
+            spec(&[("id", DataType::Float64), ("d", DataType::Date32)], &["d"]),
+            "table \"lake.points\" (memory/points): column \"id\" is long in the table and double in the statement\n  \
+             hint: CAST the column to the table's type, give it another name (AS), or deliver into a new table.",
+        ),
+        (
+            spec(&[("id", DataType::Int64), ("d", DataType::Date32)], &[]),
+            "table \"lake.points\" (memory/points): the table is partitioned by d, the config says not partitioned\n  \
+             hint: Set partition_by to what the table has, or deliver into a new table.",
+        ),
+        (
+            spec(&[("id", DataType::Int64)], &["day"]),
+            "table \"lake.points\" (memory/points): partition column \"day\" is not a column of the statement\n  \
+             hint: Select it, or take it out of partition_by.",
+        ),
+        (
+            spec(&[("d", DataType::Date32)], &["d"]),
+            "table \"lake.points\" (memory/points): every column is a partition column\n  \
+             hint: Leave at least one column in the files.",
+        ),
+    ] {
+        assert_eq!(refusal(open(&location, wanted).await), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_changed_by_others_is_followed_or_refused() {
+    let change = |location: Location, edit: fn(&mut serde_json::Value)| async move {
+        let table = foreign(&location).await;
+        let mut metadata = serde_json::to_value(table.snapshot().unwrap().metadata()).unwrap();
+        let mut schema = serde_json::from_str(metadata["schemaString"].as_str().unwrap()).unwrap();
+        edit(&mut schema);
+        metadata["schemaString"] = schema.to_string().into();
+        foreign_commit(&location, vec![Action::Metadata(serde_json::from_value(metadata).unwrap())], vec![]).await;
+    };
+    let location = Location::in_memory();
+    let table = open(&location, plain()).await.unwrap();
+    let first = landing(&table, &[rows(0, 1)]).await;
+    change(location.clone(), |schema| {
+        let mut column = schema["fields"][0].clone();
+        column["name"] = "note".into();
+        schema["fields"].as_array_mut().unwrap().push(column);
+    })
+    .await;
+    table.apply(Epoch(1), &first).await.unwrap();
+    assert_eq!(ask(&table, "SELECT * FROM t").await, "0 v0");
+    assert_eq!(table.snapshot().provider.schema().fields().len(), 3);
+
+    let second = landing(&table, &[rows(1, 1)]).await;
+    change(location.clone(), |schema| schema["fields"][0]["type"] = "string".into()).await;
+    let text = refusal(table.apply(Epoch(2), &second).await);
+    assert!(text.contains("column \"id\" is string in the table and long in the statement"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_forgets_transactions_is_refused() {
+    let location = Location::in_memory();
+    open(&location, plain()).await.unwrap();
+    let table = foreign(&location).await;
+    let mut metadata = serde_json::to_value(table.snapshot().unwrap().metadata()).unwrap();
+    metadata["configuration"]["delta.setTransactionRetentionDuration"] = "interval 1 day".into();
+    foreign_commit(&location, vec![Action::Metadata(serde_json::from_value(metadata).unwrap())], vec![]).await;
+    assert!(refusal(open(&location, plain()).await).contains("transactions that never expire"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_file_of_a_decided_epoch_is_named() {
+    let location = Location::in_memory();
+    let table = open(&location, spec(&[("id", DataType::Int64), ("name", DataType::Utf8)], &["name"])).await.unwrap();
+    let names: ArrayRef = Arc::new(StringArray::from(vec!["a b/ü", "plain"]));
+    let batch = RecordBatch::try_new(plain().schema, vec![Arc::new(Int64Array::from(vec![1, 2])), names]).unwrap();
+    let adds = landing(&table, &[batch]).await.adds;
+    table.verify_files(&adds).await.unwrap();
+    for file in location.list(TABLE).await.unwrap() {
+        if file.location.as_ref().contains("plain") {
+            object_store::ObjectStoreExt::delete(&location.store, &file.location).await.unwrap();
+        }
+    }
+    let text = refusal(table.verify_files(&adds).await);
+    assert!(text.contains("name=plain/part-") && text.contains("Restore the file"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aborted_writer_leaves_nothing_to_read() {
+    let location = Location::in_memory();
+    let table = open(&location, plain()).await.unwrap();
+    let mut writer = table.writer().unwrap();
+    writer.write(&rows(0, 10)).await.unwrap();
+    writer.abort().await;
+    let left = location.list(TABLE).await.unwrap();
+    assert_eq!(left.len(), 1, "only version 0 of the log: {left:?}");
+    let nothing = table.writer().unwrap().finish().await.unwrap();
+    assert_eq!((nothing.adds.len(), nothing.rows, nothing.bytes), (0, 0, 0));
+}
+
+/// 300 commits: the log gets its checkpoints, a new process reads little, transactions survive in checkpoints, and a
+/// commit costs a bounded number of requests from first to last.
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_commits_stay_cheap() {
+    let hostile = LosesAnswers::new(Location::in_memory().store);
+    let location = Location { store: hostile.clone(), ..Location::in_memory() };
+    foreign_transaction(&location).await;
+    let table = open(&location, plain()).await.unwrap();
+    let requests = || hostile.requests.load(Ordering::SeqCst);
+    let mut costs = Vec::new();
+    for epoch in 1..=300 {
+        let next = landing(&table, &[rows(epoch, 1)]).await;
+        let before = requests();
+        table.apply(Epoch(epoch as u64), &next).await.unwrap();
+        costs.push(requests() - before);
+        if epoch % 10 == 0 {
+            assert_eq!(ask(&table, "SELECT count(*) FROM t").await, format!("{epoch}"));
+        }
+    }
+    let plain_commits = costs.iter().filter(|c| **c == 1).count();
+    assert!(plain_commits >= 297, "a commit is one put: {costs:?}");
+    assert!(table.reader().steps().await.unwrap() <= 10, "the file list was loaded anew after the checkpoint");
+    let checkpoints: Vec<String> = location
+        .list(&format!("{TABLE}/_delta_log"))
+        .await
+        .unwrap()
+        .iter()
+        .filter_map(|o| o.location.filename().map(str::to_owned))
+        .filter(|name| name.contains("checkpoint.parquet"))
+        .collect();
+    assert_eq!(checkpoints.len(), 3, "{checkpoints:?}");
+
+    let before = requests();
+    let again = open(&location, plain()).await.unwrap();
+    assert!(requests() - before < 30, "opening reads the checkpoint and what follows it");
+    assert_eq!(again.transactions().await.unwrap(), [(app_id(), 300), ("pipe/other/lake.points".into(), 7)].into());
+    assert_eq!(again.snapshot().applied, Epoch(300));
+    assert_eq!(count(&again).await, "300 300 45150");
+    // delta-rs reads the same from the same log.
+    let other = foreign(&location).await;
+    let version = other.snapshot().unwrap().transaction_version(other.log_store().as_ref(), app_id()).await.unwrap();
+    assert_eq!(version, Some(300));
+}
+
+async fn foreign_transaction(location: &Location) {
+    open(location, plain()).await.unwrap();
+    let transactions = vec![Transaction::new("pipe/other/lake.points", 7), Transaction::new("spark", 3)];
+    foreign_commit(location, vec![], transactions).await;
+}
+
+/// Others commit, checkpoint and clean the log while we do not look: the version after ours is free again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_cleaned_beyond_us_is_read_anew() {
+    let location = Location::in_memory();
+    let table = open(&location, plain()).await.unwrap();
+    let first = landing(&table, &[rows(0, 1)]).await;
+    for n in 1..=3 {
+        foreign_append(&location, 1000 * n, 1).await;
+    }
+    let delta = foreign(&location).await;
+    deltalake::checkpoints::create_checkpoint(&delta, None).await.unwrap();
+    for version in 0..=2 {
+        location.delete(&format!("{TABLE}/_delta_log/{version:020}.json")).await.unwrap();
+    }
+    assert!(table.log.has_hole_after(0).await.unwrap());
+    assert!(!table.log.has_hole_after(2).await.unwrap() && !table.log.has_hole_after(3).await.unwrap());
+    super::commit::catch_up(&table).await.unwrap();
+    table.apply(Epoch(1), &first).await.unwrap();
+    assert_eq!(table.snapshot().version, 4);
+    assert_eq!(count(&table).await, "4 4 6000");
+}

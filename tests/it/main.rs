@@ -1,0 +1,3 @@
+//! Integration tests: the crate from outside, against servers where a test asks for one. One binary, one link.
+
+mod s3;
