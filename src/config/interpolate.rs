@@ -66,7 +66,8 @@ fn variable(inside: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String
     }
     if let Some(message) = or_else.strip_prefix(":?") {
         let hint = format!("Set \"{name}\" before the start.");
-        return value.ok_or_else(|| (format!("the environment variable \"{name}\" is not set: {message}"), Some(hint)));
+        let said = if message.is_empty() { String::new() } else { format!(": {message}") };
+        return value.ok_or_else(|| (format!("the environment variable \"{name}\" is not set{said}"), Some(hint)));
     }
     let hint = "After the name: \":-default\" or \":?message\".";
     Err((format!("\"${{{inside}}}\" cannot be read"), Some(hint.to_string())))

@@ -76,18 +76,25 @@ pub fn parse(file: &Path, text: &str, lookups: &Lookups, connectors: &Connectors
     Parsed { config, faults, warnings }
 }
 
-pub(super) fn lone_section(heading: &str, kind: &str, text: &str, lookups: &Lookups) -> Result<Section, Vec<Fault>> {
+pub(super) fn lone_section(kind: &str, name: &str, text: &str, lookups: &Lookups) -> Result<Section, Vec<Fault>> {
     let source = Source::new(Path::new("pipeline.toml"), lookups);
     let (mut table, faults) = dom::parse(text, &source)?;
     if !faults.is_empty() {
         return Err(faults);
     }
+    // A whole example stands under its header; what matters is below.
+    for what in ["source", "sink"] {
+        if let Some(Entry { node: Node { value: Value::Table(mut named), .. }, .. }) = table.take(what)
+            && let Some(Entry { node: Node { value: Value::Table(inner), .. }, .. }) = named.entries.pop()
+        {
+            table = inner;
+        }
+    }
     for key in SOURCE_TAKEN {
         table.take(key);
     }
-    let name = heading.rsplit('.').next().unwrap_or(heading).to_string();
     let at = At { line: 1, column: 1 };
-    Ok(Section::new((kind.to_string(), name), heading.to_string(), (at, table), &[], source))
+    Ok(Section::new((kind.to_string(), name.to_string()), name.to_string(), (at, table), &[], source))
 }
 
 struct Parser<'a> {
@@ -141,6 +148,12 @@ impl Parser<'_> {
             self.fault(At::default(), "the table [pipeline] is missing", hint);
             return;
         }
+        if let Some(Entry { node: Node { at, value: Value::Table(table) }, .. }) = top.get("pipeline") {
+            let names = (String::new(), "pipeline".to_string());
+            let place = (*at, table.clone());
+            let section = Section::new(names, "pipeline".to_string(), place, &[], self.source.clone());
+            self.config.pipeline_section = Some(section);
+        }
         let (pipeline, judged) = self.part::<PipelineSpec>(top, "pipeline");
         if let Some(table) = judged {
             let name_is_good = !pipeline.name.is_empty()
@@ -150,7 +163,9 @@ impl Parser<'_> {
                 let hint = "Letters, digits, \"_\" and \"-\", at most 64: it is part of names in the Delta log.";
                 self.fault(entry.node.at, "\"name\" is not a pipeline's name", hint);
             }
-            if let (true, Some(entry)) = (pipeline.sql.is_empty(), table.get("sql")) {
+            if let Some(entry) = table.get("sql")
+                && matches!(&entry.node.value, Value::Array(items) if items.is_empty())
+            {
                 self.fault(entry.node.at, "\"sql\" is empty", "Name the SQL files: sql = [\"../sql/*.sql\"].");
             }
         }
@@ -343,7 +358,7 @@ impl Parser<'_> {
             .config
             .sinks
             .iter()
-            .filter(|(_, sink)| sink.accepts == SinkKind::Append)
+            .filter(|(_, sink)| sink.accepts == SinkKind::Append && !sink.section.kind.is_empty())
             .map(|(name, _)| name.as_str())
             .collect();
         let at = judged.as_ref().and_then(|table| table.get("sink")).map(|entry| entry.node.at);
@@ -377,8 +392,8 @@ impl Parser<'_> {
                 (message, format!("Choose one: [dead_letter] sink = \"{}\".", several[0]))
             }
         };
-        // Of an unreadable [dead_letter] the fault has been told.
-        if judged.is_some() {
+        // Of an unreadable [dead_letter] the fault has been told; a sink of unknown type may be the one that is meant.
+        if judged.is_some() && self.config.sinks.values().all(|sink| !sink.section.kind.is_empty()) {
             self.fault(at.unwrap_or_default(), message, hint);
         }
     }

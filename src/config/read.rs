@@ -95,6 +95,22 @@ impl Refusal {
         Refusal { message, hint: None, missing: None, at: None, trail: Vec::new(), follows: false }
     }
 
+    /// Gives an error that has no place yet the place of this node.
+    fn placed(mut self, node: &Node) -> Refusal {
+        if self.at.is_none() {
+            self.at = Some(node.at);
+            self.follows |= matches!(node.value, Value::Faulty);
+        }
+        self
+    }
+
+    /// On its way up: the error is about what stands in `node`, one step below.
+    fn below(self, node: &Node, step: Step) -> Refusal {
+        let mut refusal = self.placed(node);
+        refusal.trail.push(step);
+        refusal
+    }
+
     fn path(&self) -> String {
         let mut path = String::new();
         for step in self.trail.iter().rev() {
@@ -276,15 +292,8 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Gives an error that has no place yet the place of this node.
     fn placed<T>(&self, result: Result<T, Refusal>) -> Result<T, Refusal> {
-        result.map_err(|mut refusal| {
-            if refusal.at.is_none() {
-                refusal.at = Some(self.node.at);
-                refusal.follows |= matches!(self.node.value, Value::Faulty);
-            }
-            refusal
-        })
+        result.map_err(|refusal| refusal.placed(self.node))
     }
 
     /// A value that came out of `${...}` may stand for a number or a boolean.
@@ -533,10 +542,8 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         let Some(node) = self.items.get(self.next) else { return Ok(None) };
         let index = self.next;
         self.next += 1;
-        seed.deserialize(Reader { node, context: self.context, top: false }).map(Some).map_err(|mut refusal| {
-            refusal.trail.push(Step::Index(index));
-            refusal
-        })
+        let result = seed.deserialize(Reader { node, context: self.context, top: false });
+        result.map(Some).map_err(|refusal| refusal.below(node, Step::Index(index)))
     }
 }
 
@@ -566,9 +573,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Refusal> {
         let entry = self.entries[self.next];
         self.next += 1;
-        seed.deserialize(Reader { node: &entry.node, context: self.context, top: false }).map_err(|mut refusal| {
-            refusal.trail.push(Step::Key(entry.key.clone()));
-            refusal
-        })
+        let result = seed.deserialize(Reader { node: &entry.node, context: self.context, top: false });
+        result.map_err(|refusal| refusal.below(&entry.node, Step::Key(entry.key.clone())))
     }
 }

@@ -52,9 +52,10 @@ impl Section {
         Section { name, kind, heading, at, table, taken, source }
     }
 
-    /// A section of its own, for tests and examples: `text` is what stands under `[heading]`, with or without `type`.
-    pub fn from_text(heading: &str, kind: &str, text: &str) -> Result<Section, Vec<Fault>> {
-        parse::lone_section(heading, kind, text, &Lookups::none())
+    /// A section of its own, for tests: `text` is what stands under the header, or an example with its header; what every
+    /// source has is left out of it.
+    pub fn from_text(kind: &str, name: &str, text: &str) -> Result<Section, Vec<Fault>> {
+        parse::lone_section(kind, name, text, &Lookups::none())
     }
 
     /// The connector's struct: all unknown keys, wrong types and missing keys at once, with their places.
@@ -95,11 +96,16 @@ impl Section {
             at = node.at;
             (table, items) = match &node.value {
                 Value::Table(inner) => (Some(inner), &[][..]),
-                Value::Array(inner) => (None, inner),
+                Value::Array(inner) => (None, inner.as_slice()),
                 _ => (None, &[][..]),
             };
         }
         self.source.fault(at, message)
+    }
+
+    /// A fault at the header.
+    pub fn fault_here(&self, message: impl Into<String>) -> Fault {
+        self.source.fault(self.at, message)
     }
 
     /// Does the file give this key? Tells a default from a value that happens to equal it.
@@ -129,6 +135,11 @@ impl Section {
 
     pub fn file(&self) -> &Path {
         &self.source.file
+    }
+
+    /// The directory that relative paths start from.
+    pub fn base(&self) -> &Path {
+        &self.source.base
     }
 
     pub fn lookups(&self) -> &Lookups {

@@ -17,6 +17,8 @@ use std::path::PathBuf;
 pub struct Config {
     pub file: PathBuf,
     pub pipeline: PipelineSpec,
+    /// `[pipeline]` as it stands in the file, for faults that only the file system shows.
+    pub pipeline_section: Option<Section>,
     pub checkpoint: CheckpointSpec,
     pub limits: LimitsSpec,
     pub server: ServerSpec,

@@ -2,3 +2,33 @@
 
 pub mod delta;
 pub mod kv;
+
+use crate::config::schema;
+use crate::config::spec::{Connector, SinkConnector};
+use crate::types::catalog::SinkKind;
+use serde_json::json;
+
+/// Every sink of this build, as config names, checks and describes it.
+pub static CONNECTORS: &[SinkConnector] = &[
+    SinkConnector {
+        connector: Connector { kind: "delta", check: |_| Vec::new(), schema: || json!({ "type": "object" }) },
+        accepts: SinkKind::Append,
+        check_table: |_| Vec::new(),
+        table_schema: || json!({ "type": "object" }),
+    },
+    SinkConnector {
+        connector: Connector {
+            kind: "kv",
+            check: |section| kv::config::validate(section).err().unwrap_or_default(),
+            schema: schema::of::<kv::config::KvConfig>,
+        },
+        accepts: SinkKind::Upsert,
+        check_table: |section| section.read::<NoSettings>().err().unwrap_or_default(),
+        table_schema: schema::of::<NoSettings>,
+    },
+];
+
+/// For sinks whose tables have nothing to set: every key is an unknown one.
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct NoSettings {}

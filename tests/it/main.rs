@@ -1,3 +1,4 @@
 //! Integration tests: the crate from outside, against servers where a test asks for one. One binary, one link.
 
+mod cases;
 mod s3;

@@ -1,0 +1,5 @@
+-- One row per measured point; positions that cannot be are left out.
+CREATE VIEW points AS
+SELECT vehicle_id, fleet_id, m['t'] AS t, m['lat'] AS lat, m['lon'] AS lon, m['speed'] AS speed, m['fuel'] AS fuel
+FROM (SELECT vehicle_id, fleet_id, unnest(measurements) AS m FROM kinematic)
+WHERE m['lat'] BETWEEN -90 AND 90;
