@@ -6,15 +6,18 @@ pub mod kv;
 use crate::config::schema;
 use crate::config::spec::{Connector, SinkConnector};
 use crate::types::catalog::SinkKind;
-use serde_json::json;
 
 /// Every sink of this build, as config names, checks and describes it.
 pub static CONNECTORS: &[SinkConnector] = &[
     SinkConnector {
-        connector: Connector { kind: "delta", check: |_| Vec::new(), schema: || json!({ "type": "object" }) },
+        connector: Connector {
+            kind: "delta",
+            check: |section| delta::config::validate(section).err().unwrap_or_default(),
+            schema: schema::of::<delta::config::DeltaConfig>,
+        },
         accepts: SinkKind::Append,
-        check_table: |_| Vec::new(),
-        table_schema: || json!({ "type": "object" }),
+        check_table: |section| delta::config::validate_table(section).err().unwrap_or_default(),
+        table_schema: schema::of::<delta::config::DeltaTableConfig>,
     },
     SinkConnector {
         connector: Connector {
