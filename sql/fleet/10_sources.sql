@@ -1,16 +1,28 @@
--- What the messages look like. Where they come from is in pipelines/fleet.toml.
+-- What the fleet's messages look like. The transport of each source is in pipelines/*.toml.
 
--- A vehicle reports its points in bundles.
+-- Devices report in bundles: one message carries the measurements since the last one.
 CREATE TABLE kinematic (
   vehicle_id   TEXT NOT NULL,
   fleet_id     TEXT,
   sent_at      TIMESTAMP,
-  measurements STRUCT<t TIMESTAMP, lat DOUBLE, lon DOUBLE, speed DOUBLE, heading DOUBLE, rpm INT, fuel DOUBLE>[]
+  measurements STRUCT<
+    t TIMESTAMP, lat DOUBLE, lon DOUBLE, speed DOUBLE, heading DOUBLE, rpm INT, fuel DOUBLE
+  >[]
 );
 
--- One Kafka topic carries two shapes, told apart by the field "type".
-CREATE TABLE ignition (vehicle_id TEXT NOT NULL, at TIMESTAMP, is_on BOOLEAN)
-WITH (source = 'status', route = (type = 'ignition'));
+-- One source, several shapes: routed by a field of the message.
+CREATE TABLE ignition (
+  vehicle_id TEXT NOT NULL,
+  fleet_id   TEXT,
+  at         TIMESTAMP,
+  is_on      BOOLEAN
+) WITH (source = 'status', route = (type = 'ignition'));
 
-CREATE TABLE status (vehicle_id TEXT NOT NULL, at TIMESTAMP, odometer_km DOUBLE, battery_v DOUBLE, codes TEXT[])
-WITH (source = 'status', route = (type = 'status'));
+-- Every other message of the source: door, battery, fault codes. The details stay JSON.
+CREATE TABLE status (
+  vehicle_id TEXT NOT NULL,
+  fleet_id   TEXT,
+  at         TIMESTAMP,
+  type       TEXT,
+  details    JSON
+) WITH (source = 'status');

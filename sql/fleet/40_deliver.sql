@@ -1,7 +1,8 @@
--- Append-only: every row once.
+-- Append-only tables of the lake: every row once.
 INSERT INTO lake.points SELECT *, CAST(t AS DATE) AS event_date FROM points;
-INSERT INTO lake.ignition SELECT * FROM ignition;
-INSERT INTO lake.status SELECT * FROM status;
+INSERT INTO lake.ignition SELECT *, CAST(at AS DATE) AS event_date FROM ignition;
+INSERT INTO lake.status SELECT *, CAST(at AS DATE) AS event_date FROM status;
 
--- Upserts: newest wins.
+-- Upserts: one row per vehicle, newest wins.
 INSERT INTO kv.vehicle_latest SELECT * FROM vehicle_latest;
+INSERT INTO kv.ignition_latest SELECT * FROM ignition_latest;

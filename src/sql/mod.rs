@@ -1,18 +1,42 @@
 //! Statements -> `Plan`: parse, allow-list, check against the catalog, plan with DataFusion; every fault at once.
 
-pub mod plan; // what the rest of the house sees of SQL
+mod allow; // the accepted grammar: queries
+mod allow_expr; // the accepted grammar: expressions
+mod assemble; // nodes in evaluation order
+mod carry; // __msg through every SELECT
+mod compile; // all statements, in order
+mod complaint; // what the planner objects to, in our words
+mod create_table; // CREATE TABLE, our own grammar
+mod deliver; // what a sink receives
 pub mod exec; // runs a plan's nodes over one batch after the other
+mod explain; // a plan as text
+mod fingerprint;
+mod fold; // a materialized view, split in three
+mod function; // what may be called; now() per batch
+mod leaf; // the refillable scan under exec's plans
+mod names; // who defines what
+pub mod plan; // what the rest of the house sees of SQL
+mod query; // a query, planned and its outputs settled
+mod relation; // what a query is planned against
+mod settle; // the types that leave a statement
+mod statement; // one statement: which of the four
+mod text; // files cut into statements // the identity of a view's state
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use crate::sql::plan::{Plan, SqlFile};
 use crate::types::catalog::Catalog;
 use crate::types::fault::Fault;
 
 /// All files of a pipeline, in the order in which they were read. Every fault of every statement at once.
-pub async fn compile(_files: &[SqlFile], _catalog: &Catalog) -> Result<Plan, Vec<Fault>> {
-    unimplemented!()
+pub async fn compile(files: &[SqlFile], catalog: &Catalog) -> Result<Plan, Vec<Fault>> {
+    compile::compile(files, catalog)
 }
 
 /// What `pipe explain` prints: per statement what it reads, its key, columns, plan, and where it goes.
-pub fn explain(_plan: &Plan) -> String {
-    unimplemented!()
+pub fn explain(plan: &Plan) -> String {
+    explain::explain(plan)
 }
