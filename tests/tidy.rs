@@ -243,6 +243,8 @@ fn crate_paths_are_found_in_uses_and_expressions() {
 struct Source {
     path: PathBuf,
     text: String,
+    /// Declared under `#[cfg(test)]`, itself or a module above it.
+    for_tests: bool,
 }
 
 impl Source {
@@ -254,11 +256,9 @@ impl Source {
         self.text.lines().enumerate().map(|(i, text)| (i + 1, text))
     }
 
-    /// Lines up to the first `#[cfg(test)]` that opens a module with its body, and none of files that are tests: tests may
-    /// use more. Comments are left out.
+    /// Lines without comments and without what only tests see: tests may use more.
     fn code_without_tests(&self) -> Vec<(usize, &str)> {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name == "tests.rs" || name == "testing.rs" || self.path.components().any(|c| c.as_os_str() == "tests") {
+        if self.for_tests {
             return Vec::new();
         }
         let mut code = Vec::new();
@@ -328,11 +328,31 @@ fn sources(dir: &str) -> Vec<Source> {
                 open.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", shown(&path)));
-                found.push(Source { path, text });
+                found.push(Source { path, text, for_tests: false });
             }
         }
     }
+    let test_modules: Vec<PathBuf> = found.iter().flat_map(test_modules).collect();
+    for file in &mut found {
+        file.for_tests = test_modules.iter().any(|module| file.path.with_extension("").starts_with(module));
+    }
     found
+}
+
+/// The modules that a file declares as `#[cfg(test)] mod x;`, as paths without ".rs" or "/mod.rs".
+fn test_modules(file: &Source) -> Vec<PathBuf> {
+    let name = file.path.file_stem().unwrap_or_default();
+    let folder = match name.to_str() {
+        Some("mod" | "lib" | "main") => file.path.parent().unwrap_or(Path::new("")).to_path_buf(),
+        _ => file.path.with_extension(""),
+    };
+    let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
+    let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
+    declared
+        .filter_map(|pair| pair[1].trim_start_matches("pub ").strip_prefix("mod "))
+        .filter_map(|rest| rest.split_once(';'))
+        .map(|(module, _)| folder.join(module))
+        .collect()
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
