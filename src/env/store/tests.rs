@@ -82,8 +82,8 @@ async fn conformance(location: Location) {
     given_up.abort().await.unwrap();
 
     let names = |found: Vec<ObjectMeta>| -> Vec<String> {
-        let below = format!("{}/", location.prefix);
-        found.into_iter().map(|m| m.location.as_ref().replace(&below, "")).collect()
+        let below = |m: ObjectMeta| m.location.prefix_match(&location.prefix).unwrap().collect::<Path>().to_string();
+        found.into_iter().map(below).collect()
     };
     assert_eq!(names(location.list("").await.unwrap()), ["a/b/record", "a/c"]);
     assert_eq!(names(location.under("a").list("b").await.unwrap()), ["a/b/record"]);

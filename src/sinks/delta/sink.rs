@@ -9,6 +9,7 @@ use crate::config::section::Section;
 use crate::env::clock::Clock;
 use crate::env::store::{self, Location, PutOutcome};
 use crate::types::error::{Error, Result};
+use arrow::datatypes::DataType;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -43,13 +44,15 @@ impl DeltaSink {
                 hint: "Select it, or take it out of partition_by.".into(),
             }));
         }
-        if let Some(nested) =
-            spec.partition_by.iter().find(|p| stored.field_with_name(p).is_ok_and(|f| f.data_type().is_nested()))
-        {
-            return Err(log.refused(Misfit {
-                what: format!("partition column \"{nested}\" is not a plain value"),
-                hint: "Partition by text, numbers, dates or booleans.".into(),
-            }));
+        for column in &spec.partition_by {
+            // A folder's name is the value as text: what has no exact text cannot be asked for again.
+            let odd = |t: &DataType| t.is_nested() || t.is_floating() || matches!(t, DataType::Binary);
+            if let Some(field) = stored.fields().iter().find(|f| f.name() == column && odd(f.data_type())) {
+                return Err(log.refused(Misfit {
+                    what: format!("partition column \"{column}\" is of type {}", field.data_type()),
+                    hint: "Partition by text, whole numbers, decimals, dates, timestamps or booleans.".into(),
+                }));
+            }
         }
         if stored.fields().len() == spec.partition_by.len() {
             return Err(log.refused(Misfit {
@@ -73,7 +76,7 @@ impl DeltaSink {
 
     async fn create(&self, log: &Log, spec: &TableSpec, format: &FileFormat) -> Result<Head> {
         let now_ms = self.clock.now_us() / 1000;
-        let action = json!({
+        let mut action = json!({
             "id": uuid::Uuid::new_v4().to_string(),
             "name": spec.name,
             "format": { "provider": "parquet", "options": {} },
@@ -87,11 +90,15 @@ impl DeltaSink {
                 "delta.deletedFileRetentionDuration": "interval 48 hours",
                 // In this spelling delta-rs understands it too: deletes and merges of others commit beside our appends.
                 "delta.isolationLevel": "writeSerializable",
-                "delta.dataSkippingStatsColumns": format.stats_columns.join(","),
                 "pipe.keepsLog": "true",
             },
             "createdTime": now_ms,
         });
+        let (key, value) = match format.stats_columns.is_empty() {
+            true => ("delta.dataSkippingNumIndexedCols", "0".to_owned()),
+            false => ("delta.dataSkippingStatsColumns", format.stats_columns.join(",")),
+        };
+        action["configuration"][key] = value.into();
         let metadata = Metadata::parse(action).map_err(|e| log.failed(e))?;
         match log.write(0, creation(&metadata, now_ms)).await? {
             PutOutcome::Created => tracing::info!(table = %log.table.display, "created a Delta table"),

@@ -12,7 +12,8 @@ use crate::types::error::{Error, Result};
 use arrow::array::{ArrayRef, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use arrow::util::pretty::pretty_format_batches;
+use arrow::util::display::FormatOptions;
+use arrow::util::pretty::pretty_format_batches_with_options;
 use datafusion::prelude::SessionContext;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, Transaction};
@@ -67,7 +68,7 @@ async fn ask(table: &Table, sql: &str) -> String {
     let ctx = SessionContext::new();
     ctx.register_table("t", table.snapshot().provider).unwrap();
     let answer = ctx.sql(sql).await.unwrap().collect().await.unwrap();
-    pretty_format_batches(&answer)
+    pretty_format_batches_with_options(&answer, &FormatOptions::new().with_null("NULL"))
         .unwrap()
         .to_string()
         .lines()
@@ -166,7 +167,7 @@ async fn apply_twice_equals_once() {
     let table = open(&location, plain()).await.unwrap();
     assert_eq!((table.snapshot().version, table.snapshot().applied), (0, Epoch(0)));
     let first = landing(&table, &[rows(0, 5), rows(5, 5)]).await;
-    assert_eq!(count(&table).await, "0 0 ", "prepared files are invisible");
+    assert_eq!(count(&table).await, "0 0 NULL", "prepared files are invisible");
     for _ in 0..3 {
         table.apply(Epoch(1), &first).await.unwrap();
     }
@@ -237,12 +238,12 @@ async fn a_new_column_lands_with_the_first_rows_that_have_it() {
     table.apply(Epoch(2), &second).await.unwrap();
     assert_eq!(table.snapshot().version, 2, "one commit holds the column and the rows");
     assert_eq!(table.pending_schema_action(), None);
-    assert_eq!(ask(&table, "SELECT id, speed FROM t ORDER BY id").await, "0; 1; 2 1.5");
+    assert_eq!(ask(&table, "SELECT id, speed FROM t ORDER BY id").await, "0 NULL; 1 NULL; 2 1.5");
     // The older statement still fits, and a record that asks for the column again changes nothing.
     let older = open(&location, plain()).await.unwrap();
     let third = Landing { schema_action: second.schema_action, ..landing(&older, &[rows(3, 1)]).await };
     older.apply(Epoch(3), &third).await.unwrap();
-    assert_eq!(ask(&older, "SELECT id, speed FROM t ORDER BY id").await, "0; 1; 2 1.5; 3");
+    assert_eq!(ask(&older, "SELECT id, speed FROM t ORDER BY id").await, "0 NULL; 1 NULL; 2 1.5; 3 NULL");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,6 +271,11 @@ async fn what_does_not_fit_the_table_is_refused_with_the_ways_out() {
             "table \"lake.points\" (memory/points): every column is a partition column\n  \
              hint: Leave at least one column in the files.",
         ),
+        (
+            spec(&[("id", DataType::Int64), ("x", DataType::Float64)], &["x"]),
+            "table \"lake.points\" (memory/points): partition column \"x\" is of type Float64\n  \
+             hint: Partition by text, whole numbers, decimals, dates, timestamps or booleans.",
+        ),
     ] {
         assert_eq!(refusal(open(&location, wanted).await), expected);
     }
@@ -295,7 +301,7 @@ async fn a_schema_changed_by_others_is_followed_or_refused() {
     })
     .await;
     table.apply(Epoch(1), &first).await.unwrap();
-    assert_eq!(ask(&table, "SELECT * FROM t").await, "0 v0");
+    assert_eq!(ask(&table, "SELECT * FROM t").await, "0 v0 NULL");
     assert_eq!(table.snapshot().provider.schema().fields().len(), 3);
 
     let second = landing(&table, &[rows(1, 1)]).await;

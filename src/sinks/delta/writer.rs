@@ -4,8 +4,8 @@ use super::config::FloatEncoding;
 use super::rows::conform;
 use crate::env::store::Location;
 use crate::types::error::{Error, Result};
-use arrow::array::ArrayRef;
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Date32Type, Field, SchemaRef, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
 use deltalake::DeltaTableError;
@@ -199,6 +199,9 @@ impl Partitions {
     fn admit(&mut self, batch: &RecordBatch) -> Result<Admission> {
         let Some(converter) = &self.rows else { return Ok(Admission::Fits) };
         let columns: Vec<ArrayRef> = self.columns.iter().map(|i| batch.column(*i).clone()).collect();
+        for (i, column) in self.columns.iter().zip(&columns) {
+            has_a_name(batch.schema_ref().field(*i).name(), column)?;
+        }
         let rows = converter.convert_columns(&columns)?;
         let mut here: HashSet<Box<[u8]>> = HashSet::new();
         let mut last: Option<arrow::row::Row> = None;
@@ -220,6 +223,31 @@ impl Partitions {
         self.open.extend(here);
         Ok(Admission::Fits)
     }
+}
+
+/// delta-rs panics when it writes down a partition value beyond its calendar.
+fn has_a_name(column: &str, values: &ArrayRef) -> Result<()> {
+    // The years -9999 to 9999, which every reader knows.
+    const DAYS: std::ops::RangeInclusive<i64> = -4_371_952..=2_932_896;
+    const US_PER_DAY: i64 = 86_400_000_000;
+    let bounds = match values.data_type() {
+        DataType::Date32 => {
+            let days = values.as_primitive::<Date32Type>();
+            [arrow::compute::min(days), arrow::compute::max(days)].map(|day| day.map(i64::from))
+        }
+        DataType::Timestamp(_, _) => {
+            let us = values.as_primitive::<TimestampMicrosecondType>();
+            [arrow::compute::min(us), arrow::compute::max(us)].map(|us| us.map(|us| us.div_euclid(US_PER_DAY)))
+        }
+        _ => return Ok(()),
+    };
+    if bounds.into_iter().flatten().all(|day| DAYS.contains(&day)) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        format!("partition column \"{column}\" holds a time before the year -9999 or after 9999"),
+        "Leave such rows out in the statement: WHERE the column is in a sensible range.",
+    ))
 }
 
 /// zstd(1), BYTE_STREAM_SPLIT for floats, DELTA_BINARY_PACKED for whole numbers and times, dictionaries for text alone:
@@ -279,9 +307,10 @@ fn column(builder: WriterPropertiesBuilder, path: &[String], encoding: Encoding)
 
 /// The columns worth bounds in the log, times and numbers first: those are what queries range over.
 pub(super) fn stats_columns(schema: &SchemaRef, partition_by: &[String]) -> Vec<String> {
-    // Not decimals: delta-rs writes their bounds as floats, which round, and a rounded bound hides rows.
+    // Not decimals: delta-rs writes their bounds as floats, which round, and a rounded bound hides rows. Not dates: it
+    // panics on the bounds of absurd ones, and they are mostly partition columns.
     let worth = |t: &DataType| match t {
-        DataType::Timestamp(_, _) | DataType::Date32 => Some(0),
+        DataType::Timestamp(_, _) => Some(0),
         DataType::Utf8 => Some(1),
         t if t.is_integer() || t.is_floating() => Some(2),
         _ => None,

@@ -32,14 +32,10 @@ async fn odd_partition_values_come_back_and_can_be_asked_for() {
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..odd.len() as i64 + 1));
     let (location, table) = lake(&["name"], &[batch(vec![("id", ids), ("name", names)])]).await;
     for (i, value) in odd.iter().enumerate() {
-        // Delta keeps an empty partition value as NULL; there is no other way to write it down.
-        if value.is_empty() {
-            continue;
-        }
         let sql = format!("SELECT id FROM t WHERE name = '{}'", value.replace('\'', "''"));
         assert_eq!(ask(&table, &sql).await, format!("{i}"), "{value:?}");
     }
-    assert_eq!(ask(&table, "SELECT id FROM t WHERE name IS NULL ORDER BY id").await, "5; 10");
+    assert_eq!(ask(&table, "SELECT id FROM t WHERE name IS NULL ORDER BY id").await, "10");
     assert_eq!(ask(&table, "SELECT count(*), sum(id) FROM t").await, "11 55");
     assert_eq!(foreign(&location).await.get_file_uris().unwrap().count(), 11);
 }
@@ -66,10 +62,33 @@ async fn partitions_of_every_plain_type() {
     let (_, table) = lake(&["d", "n", "b", "x", "t"], &[batch(columns())]).await;
     assert_eq!(
         ask(&table, "SELECT id, d, n, b, x, t FROM t ORDER BY id").await,
-        "1 2024-10-04 -7 true 123.45 2023-11-14T22:13:20.123456Z; 2  8 false -0.05 1970-01-01T00:00:00Z"
+        "1 2024-10-04 -7 true 123.45 2023-11-14T22:13:20.123456Z; 2 NULL 8 false -0.05 1970-01-01T00:00:00Z"
     );
     assert_eq!(ask(&table, "SELECT id FROM t WHERE t > '2023-11-14T22:13:20.123455Z'").await, "1");
     assert_eq!(ask(&table, "SELECT id FROM t WHERE d = '2024-10-04' AND x = 123.45 AND b").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn absurd_times_are_stored_but_not_as_partitions() {
+    let columns = || {
+        vec![
+            ("id", Arc::new(Int64Array::from(vec![1])) as ArrayRef),
+            ("d", Arc::new(Date32Array::from(vec![i32::MAX])) as ArrayRef),
+            ("t", Arc::new(TimestampMicrosecondArray::from(vec![i64::MAX]).with_timezone("UTC")) as ArrayRef),
+        ]
+    };
+    let (_, table) = lake(&[], &[batch(columns())]).await;
+    assert_eq!(ask(&table, "SELECT id FROM t WHERE t > now()").await, "1");
+    for partition in ["d", "t"] {
+        let spec = TableSpec {
+            name: TABLE.into(),
+            schema: batch(columns()).schema(),
+            partition_by: vec![partition.to_owned()],
+        };
+        let table = open(&Location::in_memory(), spec).await.unwrap();
+        let text = refusal(table.writer().unwrap().write(&batch(columns())).await);
+        assert!(text.contains(&format!("partition column \"{partition}\" holds a time")), "{text}");
+    }
 }
 
 /// Bounds in the log are cut: times to milliseconds, text to 64 bytes. What lies beyond the cut must still be found.
@@ -90,9 +109,8 @@ async fn cut_bounds_hide_no_row() {
     for filter in [
         "t > '1970-01-01T00:00:01.999998Z'".to_owned(),
         "t = '1970-01-01T00:00:01.999999Z'".to_owned(),
-        "t >= '1970-01-01T00:00:01.999500001Z'".to_owned(),
         format!("s = '{long}'"),
-        format!("s > '{}' AND s < 'zzzzzzzzzz{}'", "z".repeat(71), "~"),
+        format!("s > '{}' AND s < 'zzzzzzzzzz{}'", "z".repeat(70), "~"),
         "x = CAST('1234567890123456789012345678.9012345678' AS DECIMAL(38,10))".to_owned(),
         "x > CAST('1234567890123456789012345678.9012345677' AS DECIMAL(38,10))".to_owned(),
         format!("n >= {}", i64::MAX),
@@ -146,9 +164,8 @@ async fn nested_and_odd_types_survive() {
     let (_, table) = lake(&[], &[batch(columns)]).await;
     assert_eq!(
         ask(&table, "SELECT list, map, point, big, ns FROM t").await,
-        "[a, , ] {k: [v]} {x: 1, label: p} 9223372036854775807 1970-01-01T00:00:00.000001Z; \
-         {q: [v]} {x: 2, label: }  ; []   0 1970-01-01T00:00:00Z"
-            .replace("; {q", ";  {q")
+        "[a, NULL, ] {k: [v]} {x: 1, label: p} 9223372036854775807 1970-01-01T00:00:00.000001Z; \
+         NULL {q: [v]} {x: 2, label: NULL} NULL NULL; [] NULL NULL 0 1970-01-01T00:00:00Z"
     );
     assert_eq!(
         ask(&table, "SELECT view, bytes FROM t WHERE view IS NOT NULL AND view <> ''").await,
@@ -177,7 +194,7 @@ async fn structs_may_gain_fields() {
         let next = landing(&table, &[batch]).await;
         table.apply(Epoch(epoch), &next).await.unwrap();
         if epoch == 3 {
-            assert_eq!(ask(&table, "SELECT p['x'], p['y'] FROM t ORDER BY 2").await, "1 2; 1; 1");
+            assert_eq!(ask(&table, "SELECT p['x'], p['y'] FROM t ORDER BY 2").await, "1 2; 1 NULL; 1 NULL");
         }
     }
 }
