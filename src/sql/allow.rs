@@ -142,7 +142,8 @@ impl Allow<'_> {
                     self.refuse(body.span(), "a materialized view is not a UNION", hint);
                 }
                 self.body(left, top, ctes);
-                self.body(right, top, ctes);
+                // The first branch names the columns.
+                self.body(right, false, ctes);
             }
             SetExpr::Values(_) => {
                 self.refuse(body.span(), "VALUES is not part of the language", "A stream begins with a table.")
@@ -339,7 +340,11 @@ impl Allow<'_> {
             } else {
                 (JOINS, "Each statement reads one table or view for now.")
             };
-            return self.refuse(from.get(1).map_or(span, |t| t.relation.span()), message, hint);
+            let second = from.get(1).map(|t| &t.relation);
+            if matches!(second, Some(TableFactor::UNNEST { .. } | TableFactor::Derived { lateral: true, .. })) {
+                return self.refuse(span, "UNNEST in FROM is not part of the language", UNNEST);
+            }
+            return self.refuse(second.map_or(span, |r| r.span()), message, hint);
         };
         if let Some(join) = joins.first() {
             let unnest = matches!(join.relation, TableFactor::UNNEST { .. });

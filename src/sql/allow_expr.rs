@@ -188,7 +188,6 @@ fn operator_is_allowed(op: &BinaryOperator) -> bool {
             | B::PGRegexNotIMatch
             | B::Arrow
             | B::LongArrow
-            | B::Question
             | B::AtArrow
             | B::ArrowAt
     )

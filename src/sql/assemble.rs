@@ -16,13 +16,25 @@ use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::optimizer::{Optimizer, OptimizerContext};
+use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub fn optimize(session: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
+    let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
+        Arc::new(SimplifyExpressions::new()),
+        Arc::new(PushDownFilter::new()),
+        Arc::new(CommonSubexprEliminate::new()),
+        Arc::new(OptimizeProjections::new()),
+    ];
+    // Without a start time, nothing that asks for the time is evaluated here.
+    let config = OptimizerContext::new_with_config_options(session.config().options().clone())
+        .without_query_execution_start_time();
+    Optimizer::with_rules(rules).optimize(plan, &config, |_, _| {})
+}
+
 pub struct Assembly<'a> {
     session: &'a SessionState,
-    optimizer: Optimizer,
     tables: BTreeMap<String, usize>,
     /// Views that stand in their readers' plans, already without further views to inline.
     inlined: BTreeMap<String, LogicalPlan>,
@@ -32,15 +44,8 @@ pub struct Assembly<'a> {
 
 impl<'a> Assembly<'a> {
     pub fn new(session: &'a SessionState, tables: &[Arc<Table>]) -> Self {
-        let rules: Vec<Arc<dyn datafusion::optimizer::OptimizerRule + Send + Sync>> = vec![
-            Arc::new(SimplifyExpressions::new()),
-            Arc::new(PushDownFilter::new()),
-            Arc::new(CommonSubexprEliminate::new()),
-            Arc::new(OptimizeProjections::new()),
-        ];
         Assembly {
             session,
-            optimizer: Optimizer::with_rules(rules),
             tables: tables.iter().enumerate().map(|(i, t)| (t.name.to_string(), i)).collect(),
             inlined: BTreeMap::new(),
             shared: BTreeMap::new(),
@@ -70,10 +75,7 @@ impl<'a> Assembly<'a> {
     ) -> Result<usize> {
         let plan = self.inline(plan)?;
         let schema = schema.unwrap_or_else(|| stream_schema(&plan));
-        // Without a start time, nothing that asks for the time is evaluated here.
-        let config = OptimizerContext::new_with_config_options(self.session.config().options().clone())
-            .without_query_execution_start_time();
-        let logical = self.optimizer.optimize(plan, &config, |_, _| {})?;
+        let logical = optimize(self.session, plan)?;
         let mut reads = Vec::new();
         for name in scanned(&logical)? {
             reads.push(self.input(&name).ok_or_else(|| {

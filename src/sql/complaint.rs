@@ -16,10 +16,8 @@ pub fn fault(piece: &Piece, error: &DataFusionError, relations: &Relations, read
             SchemaError::FieldNotFound { field, valid_fields } => {
                 column_not_found(piece, span, field, valid_fields, relations, reads)
             }
-            SchemaError::AmbiguousReference { field } => {
-                let hint = "Write relation.column, or give one of them another name.";
-                piece.fault(span, format!("column \"{}\" is ambiguous", field.name), hint.to_string())
-            }
+            // One relation is read, so a name can be ambiguous only in the list of columns.
+            SchemaError::AmbiguousReference { field } => duplicate_name(piece, span, &field.name),
             SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
                 duplicate_name(piece, span, name)
             }
@@ -33,7 +31,8 @@ pub fn fault(piece: &Piece, error: &DataFusionError, relations: &Relations, read
                 let hint = format!("Add {name} to GROUP BY, or take one of its values: last_value({name} ORDER BY t).");
                 return piece.fault(span, format!("column \"{name}\" is neither a key nor inside an aggregate"), hint);
             }
-            let (message, hint) = hint_of(&text);
+            let (message, hint, word) = reworded(&text);
+            let span = if span.start.line > 0 { span } else { word.map_or(Span::empty(), |w| piece.find(&w)) };
             piece.fault(span, message, hint)
         }
     }
@@ -57,6 +56,11 @@ fn column_not_found(
     } else {
         field.spans().first().map_or(Span::empty(), |s| at(s.start.line, s.start.column))
     };
+    if let Some(relation) = field.relation.as_ref().filter(|r| valid.iter().all(|v| v.relation.as_ref() != Some(r))) {
+        let known = valid.iter().find_map(|v| v.relation.as_ref());
+        let hint = known.map(|k| format!("Its columns are {k}.column, or the column alone."));
+        return piece.fault(span, format!("\"{relation}\" is not what the statement reads"), hint);
+    }
     let visible: Vec<&str> = valid.iter().map(|c| c.name.as_str()).filter(|n| *n != MSG_COLUMN).collect();
     let hint = match closest(&field.name, visible.iter().copied()) {
         Some(close) => Some(format!("Did you mean \"{close}\"?")),
@@ -78,6 +82,7 @@ fn columns_hint(relation: &Relation) -> String {
 
 fn duplicate_name(piece: &Piece, span: Span, name: &str) -> Fault {
     let name = name.rsplit('.').next().unwrap_or(name);
+    let span = if span.start.line > 0 { span } else { piece.find(name) };
     piece.fault(span, format!("two columns are named \"{name}\""), "Give one of them another name with AS.".to_string())
 }
 
@@ -108,19 +113,56 @@ pub fn bare_message(error: &DataFusionError) -> String {
     text.strip_prefix("Cast error: ").unwrap_or(text).to_string()
 }
 
-/// Long messages of the planner carry the hint in their second half.
-fn hint_of(text: &str) -> (String, Option<String>) {
-    let text = text.replace("This feature is not implemented: ", "");
-    if let Some((message, candidates)) = text.split_once(" Candidate functions:") {
-        let candidates: Vec<&str> = candidates.split('\t').map(str::trim).filter(|c| !c.is_empty()).take(3).collect();
-        let message = message.lines().next().unwrap_or(message);
-        let message = message.trim_end_matches(" You might need to add explicit type casts.").trim_end_matches('.');
-        return (lower_first(message), Some(format!("It takes {}.", candidates.join(" or "))));
+/// The planner's message in our form: what is wrong, the hint, and the word of the statement that it is about.
+fn reworded(text: &str) -> (String, Option<String>, Option<String>) {
+    let between = |start: &str, end: &str| text.split_once(start)?.1.split_once(end).map(|(word, _)| word.to_string());
+    if let Some(call) = between("No function matches the given name and argument types '", "'. You") {
+        let name = call.split('(').next().unwrap_or(&call).to_string();
+        let candidates = text.split_once("Candidate functions:").map_or("", |(_, c)| c);
+        let candidates: Vec<&str> = candidates.lines().map(str::trim).filter(|l| !l.is_empty()).take(3).collect();
+        let hint = format!("It takes {}. CAST gives a value another type.", candidates.join(" or "));
+        return (sql_types(&format!("there is no {call}")), Some(sql_types(&hint)), Some(name));
+    }
+    if let Some(field) = between("Field ", " not found in struct") {
+        return (format!("field \"{field}\" does not exist"), None, Some(field));
+    }
+    if text.starts_with("SELECT DISTINCT ON expressions must match") {
+        let hint =
+            "Write ORDER BY with the ON columns first, then the column that decides: ORDER BY vehicle_id, t DESC.";
+        return (
+            "ORDER BY does not begin with the columns of DISTINCT ON".into(),
+            Some(hint.into()),
+            Some("order".into()),
+        );
     }
     if let Some((message, meant)) = text.split_once("Did you mean") {
-        return (lower_first(message.trim().trim_end_matches('.')), Some(format!("Did you mean{meant}")));
+        return (lower_first(message.trim().trim_end_matches('.')), Some(format!("Did you mean{meant}")), None);
     }
-    (lower_first(text.trim_end().trim_end_matches('.')), None)
+    let word = if text.starts_with("unnest() can only") {
+        Some("unnest".into())
+    } else if text.starts_with("Cannot create filter") {
+        Some("where".into())
+    } else {
+        between("Cannot cast string '", "'").or(text.strip_prefix("Unsupported SQL type ").map(str::to_string))
+    };
+    (sql_types(&lower_first(text.trim_end().trim_end_matches('.'))), None, word)
+}
+
+/// Arrow's names of types, as SQL writes them.
+fn sql_types(text: &str) -> String {
+    let names = [
+        ("Float64", "DOUBLE"),
+        ("Float32", "REAL"),
+        ("UInt64", "BIGINT"),
+        ("Int64", "BIGINT"),
+        ("Int32", "INT"),
+        ("Utf8", "TEXT"),
+        ("Boolean", "BOOLEAN"),
+        ("Date32", "DATE"),
+        ("Timestamp(µs, \"UTC\")", "TIMESTAMP"),
+        ("Timestamp(ns)", "TIMESTAMP"),
+    ];
+    names.iter().fold(text.to_string(), |text, (arrow, sql)| text.replace(arrow, sql))
 }
 
 fn span_of(error: &DataFusionError) -> Span {

@@ -112,7 +112,7 @@ impl Reader<'_> {
                 }
                 Err(fault) => {
                     self.faults.push(fault);
-                    self.skip_to_end_of_element();
+                    self.skip_to_end_of_element(true);
                 }
             }
             if self.take(&Token::Comma) {
@@ -311,7 +311,7 @@ impl Reader<'_> {
     fn option_value(&mut self) -> Result<Expr, Fault> {
         let span = self.span();
         let from = self.at;
-        self.skip_to_end_of_element();
+        self.skip_to_end_of_element(false);
         let tokens = self.tokens[from..self.at].to_vec();
         let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(tokens);
         let value = parser.parse_expr().map_err(|e| {
@@ -346,14 +346,17 @@ impl Reader<'_> {
         }
     }
 
-    /// Moves to the next `,` or closing bracket of this depth.
-    fn skip_to_end_of_element(&mut self) {
+    /// Moves to the next `,` or closing bracket of this depth. In a type, < and > are brackets.
+    fn skip_to_end_of_element(&mut self, in_type: bool) {
         let mut depth = 0;
         while let Some(token) = self.tokens.get(self.at) {
+            let opens = matches!(token.token, Token::LParen | Token::LBracket) || (in_type && token.token == Token::Lt);
+            let closes =
+                matches!(token.token, Token::RParen | Token::RBracket) || (in_type && token.token == Token::Gt);
             match token.token {
-                Token::LParen | Token::LBracket | Token::Lt => depth += 1,
-                Token::RParen | Token::RBracket | Token::Gt if depth == 0 => return,
-                Token::RParen | Token::RBracket | Token::Gt => depth -= 1,
+                _ if opens => depth += 1,
+                _ if closes && depth == 0 => return,
+                _ if closes => depth -= 1,
                 Token::Comma if depth == 0 => return,
                 _ => {}
             }

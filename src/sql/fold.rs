@@ -75,8 +75,11 @@ fn group_by(
 ) -> Result<Folded, Vec<Fault>> {
     let complain = |e: DataFusionError| vec![planner.complain(&e)];
     let mut input = InputColumns::over(&aggregate.input);
-    for group in &aggregate.group_expr {
-        input.add_settled(planner, group).map_err(|f| vec![f])?;
+    for (position, group) in aggregate.group_expr.iter().enumerate() {
+        // A key is known by its name in the list of columns, where it has one.
+        let in_result = Expr::Column(Column::from(aggregate.schema.qualified_field(position)));
+        let alias = read.expr.iter().find(|e| (*e).clone().unalias() == in_result);
+        input.add_settled(planner, group, alias.unwrap_or(group)).map_err(|f| vec![f])?;
     }
     let groups: Vec<usize> = (0..aggregate.group_expr.len()).collect();
     let mut over_input = Vec::new();
@@ -84,6 +87,7 @@ fn group_by(
         over_input.push(input.read_by(function.clone().unalias()).map_err(complain)?);
     }
     let (input_plan, input_schema) = input.project().map_err(complain)?;
+    planner.check_constants(&input_plan).map_err(|f| vec![f])?;
 
     let input_df = Arc::new(DFSchema::try_from(input_schema.as_ref().clone()).map_err(complain)?);
     let props = ExecutionProps::new();
@@ -181,7 +185,7 @@ fn distinct_on(planner: &Planner, distinct: DistinctOn, names: &[String]) -> Res
     for sort in sorts.iter().skip(distinct.on_expr.len()) {
         let column = match find(&sort.expr) {
             Some(position) => position,
-            None => match input.add_settled(planner, &sort.expr) {
+            None => match input.add_settled(planner, &sort.expr, &sort.expr) {
                 Ok(position) => position,
                 Err(fault) => {
                     faults.push(fault);
@@ -201,6 +205,7 @@ fn distinct_on(planner: &Planner, distinct: DistinctOn, names: &[String]) -> Res
         return Err(faults);
     }
     let (input_plan, input_schema) = input.project().map_err(complain)?;
+    planner.check_constants(&input_plan).map_err(|f| vec![f])?;
     for sort in &order {
         let field = input_schema.field(sort.column);
         if field.data_type().is_nested() {
@@ -238,8 +243,8 @@ impl<'a> InputColumns<'a> {
 
     /// A column of its own for `expr`, in the type that leaves a statement: two keys that differ only in nanoseconds
     /// would otherwise be two rows of one key.
-    fn add_settled(&mut self, planner: &Planner, expr: &Expr) -> Result<usize, Fault> {
-        let name = self.free_name(expr);
+    fn add_settled(&mut self, planner: &Planner, expr: &Expr, named_by: &Expr) -> Result<usize, Fault> {
+        let name = self.free_name(named_by);
         self.add_named(planner, expr, &name)
     }
 
@@ -357,7 +362,11 @@ impl Reading {
         let schema = scan.schema();
         let props = ExecutionProps::new();
         let context = PhysicalPlanningContext::default();
-        let physical = |expr: &Expr| create_physical_expr(&expr.clone().unalias(), schema, &props, &context);
+        let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(schema.clone()).build());
+        let physical = |expr: &Expr| {
+            let simple = simplifier.simplify(expr.clone().unalias())?;
+            create_physical_expr(&simple, schema, &props, &context)
+        };
         let mut fields: Vec<FieldRef> = Vec::new();
         for (output, name) in outputs.iter().zip(names) {
             let kind = output.get_type(schema).map_err(complain)?;

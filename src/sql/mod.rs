@@ -26,6 +26,8 @@ mod text; // files cut into statements // the identity of a view's state
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_bisect;
 
 use crate::sql::plan::{Plan, SqlFile};
 use crate::types::catalog::Catalog;

@@ -1,5 +1,6 @@
 //! One query -> an analysed logical plan over leaf scans, with the columns that leave the statement named and settled.
 
+use crate::sql::assemble::optimize;
 use crate::sql::complaint;
 use crate::sql::relation::{Names, Relations};
 use crate::sql::settle::settled;
@@ -47,6 +48,16 @@ impl Planner<'_> {
         self.piece.fault(Span::empty(), message, hint.into())
     }
 
+    /// As `fault`, where the statement writes `word`.
+    pub fn fault_at(&self, word: &str, message: impl Into<String>, hint: impl Into<String>) -> Fault {
+        self.piece.fault(self.piece.find(word), message, hint.into())
+    }
+
+    /// Tries the optimizer: a constant that cannot be computed is the statement's fault, and is said before the start.
+    pub fn check_constants(&self, plan: &LogicalPlan) -> Result<(), Fault> {
+        optimize(self.session, plan.clone()).map(|_| ()).map_err(|e| self.complain(&e))
+    }
+
     /// A stateless plan's outputs: named by `names` where given, settled types, `__msg` last.
     pub fn settle_stream(&self, plan: LogicalPlan, names: &[String]) -> Result<LogicalPlan, Vec<Fault>> {
         let columns: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
@@ -57,7 +68,9 @@ impl Planner<'_> {
         let mut outputs = self.settle(columns, &types[..columns.len()], &names)?;
         outputs.push(message.clone().alias(MSG_COLUMN));
         let settled = LogicalPlanBuilder::from(plan).project(outputs).and_then(LogicalPlanBuilder::build);
-        settled.map_err(|e| vec![self.complain(&e)])
+        let settled = settled.map_err(|e| vec![self.complain(&e)])?;
+        self.check_constants(&settled).map_err(|f| vec![f])?;
+        Ok(settled)
     }
 
     /// The names of the columns that leave the statement: those of its column list, or the query's own; each once.
@@ -85,7 +98,11 @@ impl Planner<'_> {
                 Ok(settled) if settled == *kind => outputs.push(expr.clone().unalias().alias(name)),
                 Ok(settled) => outputs.push(cast(expr.clone().unalias(), settled).alias(name)),
                 Err((why, hint)) => {
-                    faults.push(self.fault(format!("column \"{name}\" cannot leave the statement: {why}"), hint));
+                    faults.push(self.fault_at(
+                        name,
+                        format!("column \"{name}\" cannot leave the statement: {why}"),
+                        hint,
+                    ));
                 }
             }
         }

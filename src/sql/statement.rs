@@ -54,7 +54,8 @@ pub fn read(piece: &Piece) -> Result<Statement, Vec<Fault>> {
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
         let message = format!("unexpected \"{}\" after the end of the statement", rest.token);
-        return Err(vec![piece.fault(rest.span, message, "Statements end with \";\".".to_string())]);
+        let hint = "A word before it is misspelt, or a \";\" is missing.";
+        return Err(vec![piece.fault(rest.span, message, hint.to_string())]);
     }
     match statement {
         ast::Statement::CreateView(view) => view_statement(piece, view).map(Statement::View),
@@ -312,7 +313,7 @@ fn insert_statement(piece: &Piece, insert: ast::Insert) -> Result<InsertStatemen
         (!optimizer_hints.is_empty(), "an optimizer hint", remove),
         (or.is_some(), "OR REPLACE/IGNORE", by_key),
         (ignore, "IGNORE", by_key),
-        (!into, "a missing INTO", "Write INSERT INTO."),
+        (!into && !overwrite, "INSERT without INTO", "Write INSERT INTO."),
         (table_alias.is_some() || insert_alias.is_some(), "an alias of the table", remove),
         (overwrite, "OVERWRITE", "A sink table only grows; write INSERT INTO."),
         (!assignments.is_empty(), "SET", "Write INSERT INTO sink.table SELECT ...."),

@@ -34,6 +34,16 @@ impl Piece {
         self.tokens.get(index).is_some_and(|t| is_word(&t.token, word))
     }
 
+    /// The first place where the statement writes `word`, as a name or in quotes: for faults that come without one.
+    pub fn find(&self, word: &str) -> Span {
+        let found = self.tokens.iter().find(|t| match &t.token {
+            Token::Word(w) => w.value.eq_ignore_ascii_case(word),
+            Token::SingleQuotedString(text) => text == word,
+            _ => false,
+        });
+        found.map_or(Span::empty(), |t| t.span)
+    }
+
     pub fn has_words(&self, index: usize, words: &[&str]) -> bool {
         words.iter().enumerate().all(|(i, word)| self.is_word(index + i, word))
     }
