@@ -198,15 +198,16 @@ impl Appender {
     pub async fn room(&self) {
         loop {
             let changed = self.shared.taken.notified();
-            if self.queued_bytes() <= self.shared.options.queue_bytes_max / 2 {
+            if !self.is_half_full() {
                 return;
             }
             changed.await;
         }
     }
 
-    pub fn queued_bytes(&self) -> usize {
-        self.shared.queue.lock().expect("no holder panics").bytes
+    /// For messages that cannot be held back: they leave half of the queue to those that can.
+    pub fn is_half_full(&self) -> bool {
+        self.shared.queue.lock().expect("no holder panics").bytes > self.shared.options.queue_bytes_max / 2
     }
 
     /// The position the next message will get: everything queued so far lies below.

@@ -1,0 +1,293 @@
+//! One session at the broker, over as many connections as it takes: subscribe, journal, acknowledge; after an error, again.
+//!
+//! Polling never waits for the pipeline, so keep-alives go on. Back-pressure is an acknowledgement that does not come:
+//! the broker stops at its window of unacknowledged messages (`receive_maximum`, or its own). Should even the journal's
+//! queue be full, the connection is closed: what was not acknowledged comes again when there is room.
+
+use crate::env::clock::Clock;
+use crate::journal::entry::Entry;
+use crate::journal::{Appender, Full, OnDurable};
+use crate::sources::SourceStatus;
+use crate::sources::mqtt::client::{Client, Incoming, Options, Received};
+use rand::Rng;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// At the end, how long acknowledgements of what is in the journal may take. Later: the broker sends it again.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+const BACKOFF_MIN: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// What all sessions of a source share.
+pub struct Common {
+    pub name: Arc<str>,
+    pub appender: Appender,
+    pub status: Arc<SourceStatus>,
+    pub stop: CancellationToken,
+    pub clock: Clock,
+    /// Sessions that are subscribed; the source is up when all are.
+    pub up: AtomicUsize,
+    pub sessions: usize,
+}
+
+/// Why a connection ended.
+enum Ended {
+    Stopped,
+    /// For people. Trying again may help.
+    Lost(String),
+}
+
+/// Runs until `stop`. What a retry can mend is retried, with growing pauses.
+pub async fn run(common: &Common, options: &Options) {
+    let mut backoff = Backoff::default();
+    loop {
+        tokio::select! {
+            () = common.appender.room() => {}
+            () = common.stop.cancelled() => return,
+        }
+        let why = match Connection::new(common, options).run(&mut backoff).await {
+            Ended::Stopped => return,
+            Ended::Lost(why) => why,
+        };
+        let pause = backoff.next();
+        common.status.down(format!("{why}; trying again in {:.1} s", pause.as_secs_f64()));
+        common.status.reconnects.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(
+            source = %common.name, client_id = %options.client_id, error = %why, pause_ms = pause.as_millis() as u64,
+            "the connection to the MQTT broker is lost"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = common.stop.cancelled() => return,
+        }
+    }
+}
+
+struct Connection<'a> {
+    common: &'a Common,
+    options: &'a Options,
+    client: Client,
+    unacknowledged: Arc<Unacknowledged>,
+    is_up: bool,
+    /// QoS 0 messages dropped since the queue was last short.
+    dropped: u64,
+}
+
+/// Messages of this connection that are in the journal's queue or on its way to the disk.
+#[derive(Default)]
+struct Unacknowledged {
+    count: AtomicU64,
+    none: Notify,
+}
+
+impl<'a> Connection<'a> {
+    fn new(common: &'a Common, options: &'a Options) -> Self {
+        let client = Client::new(options);
+        Connection { common, options, client, unacknowledged: Arc::default(), is_up: false, dropped: 0 }
+    }
+
+    async fn run(mut self, backoff: &mut Backoff) -> Ended {
+        let stop = self.common.stop.clone();
+        loop {
+            let event = tokio::select! {
+                event = self.client.poll() => event,
+                () = stop.cancelled() => return self.drain().await,
+            };
+            let event = match event {
+                Ok(event) => event,
+                Err(why) => return Ended::Lost(why),
+            };
+            let lost = match event {
+                Incoming::Connected { session_present } => self.connected(session_present),
+                Incoming::Subscribed(granted) => self.subscribed(&granted, backoff),
+                Incoming::Message(message) => self.received(message),
+                Incoming::Nothing => Ok(()),
+            };
+            if let Err(why) = lost {
+                return Ended::Lost(why);
+            }
+        }
+    }
+
+    /// Subscribes every time: a broker may have forgotten the session, and subscribing again changes nothing.
+    fn connected(&mut self, session_present: bool) -> Result<(), String> {
+        tracing::info!(source = %self.common.name, client_id = %self.options.client_id, session_present, "connected to the MQTT broker");
+        self.client.subscribe(&self.options.filters, self.options.config.qos)
+    }
+
+    fn subscribed(&mut self, granted: &[Result<u8, String>], backoff: &mut Backoff) -> Result<(), String> {
+        for (filter, granted) in self.options.filters.iter().zip(granted) {
+            match granted {
+                Err(why) => return Err(format!("the broker refuses the subscription to \"{filter}\": {why}")),
+                Ok(qos) if *qos < self.options.config.qos => tracing::warn!(
+                    source = %self.common.name, filter, qos,
+                    "the broker grants a lower QoS than asked for: messages may be lost while we are away"
+                ),
+                Ok(_) => {}
+            }
+        }
+        backoff.reset();
+        if !self.is_up {
+            self.is_up = true;
+            if self.common.up.fetch_add(1, Ordering::Relaxed) + 1 == self.common.sessions {
+                self.common.status.up();
+            }
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, message: Received) -> Result<(), String> {
+        let status = &self.common.status;
+        status.messages_in.fetch_add(1, Ordering::Relaxed);
+        status.bytes_in.fetch_add(message.payload.len() as u64, Ordering::Relaxed);
+        if message.qos() == 0 {
+            self.keep_or_drop(message);
+            return Ok(());
+        }
+        let ack = self.client.ack(&message);
+        let unacknowledged = self.unacknowledged.clone();
+        unacknowledged.count.fetch_add(1, Ordering::SeqCst);
+        // I1: the journal calls this after its sync, in the order of arrival.
+        let on_durable: OnDurable = Box::new(move || {
+            ack.send();
+            unacknowledged.less();
+        });
+        match self.common.appender.try_append(self.entry(message), Some(on_durable)) {
+            Ok(_) => Ok(()),
+            Err(Full(_)) => {
+                Err("the journal's disk does not keep up; the broker keeps the messages until it does".to_string())
+            }
+        }
+    }
+
+    /// Nobody sends a QoS 0 message again and nothing can hold it back. Half of the queue is kept for the others.
+    fn keep_or_drop(&mut self, message: Received) {
+        let is_short = self.common.appender.is_half_full();
+        if !is_short && self.common.appender.try_append(self.entry(message), None).is_ok() {
+            if self.dropped > 0 {
+                tracing::warn!(source = %self.common.name, messages = self.dropped, "QoS 0 messages were dropped");
+                self.dropped = 0;
+            }
+            return;
+        }
+        if self.dropped == 0 {
+            tracing::warn!(source = %self.common.name, "the journal's queue is full: dropping QoS 0 messages");
+        }
+        self.dropped += 1;
+        metrics::counter!("pipe_mqtt_dropped_messages_total", "component" => self.common.name.to_string()).increment(1);
+    }
+
+    fn entry(&self, message: Received) -> Entry {
+        Entry {
+            received_at_us: self.common.clock.now_us(),
+            topic: message.topic,
+            flags: message.flags,
+            headers: message.headers,
+            payload: message.payload,
+        }
+    }
+
+    /// The end: acknowledges what is in the journal, takes nothing more, says good-bye. So a clean stop brings no message
+    /// twice.
+    async fn drain(mut self) -> Ended {
+        let unacknowledged = self.unacknowledged.clone();
+        let finish = async {
+            let mut is_leaving = false;
+            loop {
+                let event = tokio::select! {
+                    event = self.client.poll() => event,
+                    () = unacknowledged.wait_for_none(), if !is_leaving => {
+                        is_leaving = true;
+                        self.client.disconnect().map(|()| Incoming::Nothing)
+                    }
+                };
+                match event {
+                    // The broker closes, not we: closing with messages unread would reset the connection, and the broker
+                    // could lose the acknowledgements that it has not read yet.
+                    Err(_) => return,
+                    // Messages that still come are neither kept nor acknowledged: the broker has them.
+                    Ok(_) => {}
+                }
+            }
+        };
+        let ended = tokio::time::timeout(DRAIN_TIMEOUT, finish).await;
+        let messages = unacknowledged.count.load(Ordering::SeqCst);
+        if ended.is_err() && messages > 0 {
+            tracing::warn!(
+                source = %self.common.name, messages,
+                "stopped with messages not acknowledged: the broker sends them again"
+            );
+        }
+        Ended::Stopped
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        if self.is_up {
+            self.common.up.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.dropped > 0 {
+            tracing::warn!(source = %self.common.name, messages = self.dropped, "QoS 0 messages were dropped");
+        }
+    }
+}
+
+impl Unacknowledged {
+    fn less(&self) {
+        if self.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.none.notify_waiters();
+        }
+    }
+
+    async fn wait_for_none(&self) {
+        loop {
+            let changed = self.none.notified();
+            if self.count.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Doubles from a quarter of a second to half a minute; half of it is chance, so that a fleet of clients does not come
+/// back at once.
+#[derive(Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let full = BACKOFF_MIN.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MAX);
+        self.failures += 1;
+        full.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_begin_again() {
+        let mut backoff = Backoff::default();
+        for failures in 0..40u32 {
+            let full = BACKOFF_MIN.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX);
+            let pause = backoff.next();
+            assert!(pause >= full / 2 && pause <= full, "{failures}: {pause:?}");
+        }
+        assert!(backoff.next() >= BACKOFF_MAX / 2);
+        backoff.reset();
+        assert!(backoff.next() <= BACKOFF_MIN);
+    }
+}

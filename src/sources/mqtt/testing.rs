@@ -1,0 +1,283 @@
+//! A broker for tests that does as its script says: small windows, connections closed in the middle, refusals.
+//!
+//! It keeps every message until it is acknowledged, gives out the lowest free packet id (so that a stale acknowledgement
+//! would hit another message), and checks that acknowledgements come in order.
+
+use crate::journal;
+use bytes::{Buf, BufMut, BytesMut};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+#[derive(Clone)]
+pub struct Script {
+    /// Messages sent and not acknowledged, at most.
+    pub window: usize,
+    pub qos: u8,
+    /// The first connection is closed after so many messages, and so on.
+    pub close_after: Vec<usize>,
+    pub refuse_connect: bool,
+    pub refuse_subscribe: bool,
+    /// 0: the payload is the message's number. Else it is padded to this.
+    pub payload_bytes: usize,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Script {
+            window: 100,
+            qos: 1,
+            close_after: vec![],
+            refuse_connect: false,
+            refuse_subscribe: false,
+            payload_bytes: 0,
+        }
+    }
+}
+
+pub struct Broker {
+    pub port: u16,
+    shared: Arc<Shared>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<u64>,
+    /// Of all sessions: message -> not acknowledged.
+    in_flight: BTreeMap<u64, ()>,
+    acknowledged: u64,
+    connects: usize,
+    connected: usize,
+    subscribes: usize,
+}
+
+struct Shared {
+    script: Script,
+    state: Mutex<State>,
+    news: Notify,
+}
+
+impl Broker {
+    pub async fn start(script: Script) -> Broker {
+        Broker::start_at(0, script).await
+    }
+
+    pub async fn start_at(port: u16, script: Script) -> Broker {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
+        let port = listener.local_addr().expect("bound").port();
+        let shared = Arc::new(Shared { script, state: Mutex::default(), news: Notify::new() });
+        let accepting = tokio::spawn(accept(listener, shared.clone()));
+        Broker { port, shared, accepting }
+    }
+
+    pub async fn stop(&self) {
+        self.accepting.abort();
+        while !self.accepting.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub fn publish(&self, numbers: Range<u64>) {
+        self.shared.state().queue.extend(numbers);
+        self.shared.news.notify_waiters();
+    }
+
+    pub fn unacknowledged(&self) -> usize {
+        self.shared.state().in_flight.len()
+    }
+
+    pub fn acknowledged(&self) -> u64 {
+        self.shared.state().acknowledged
+    }
+
+    pub fn connects(&self) -> usize {
+        self.shared.state().connects
+    }
+
+    pub fn connected(&self) -> usize {
+        self.shared.state().connected
+    }
+
+    pub fn subscribes(&self) -> usize {
+        self.shared.state().subscribes
+    }
+
+    /// Messages that are in the journal and will be sent again: must be none after a clean stop.
+    pub fn unacknowledged_and_journaled(&self, data_dir: &Path) -> u64 {
+        let dir = journal::directory(data_dir, "fleet");
+        let chain = journal::bound_chain(&dir).expect("reads").expect("bound");
+        let options = journal::JournalOptions::with_budget(1 << 30);
+        let journal = journal::Journal::open(&dir, &chain, Default::default(), options).expect("opens");
+        let journaled = journal.durable().borrow().to.0;
+        journaled - self.acknowledged()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.expect("the listener is sound");
+        let shared = shared.clone();
+        connections.spawn(async move {
+            let number = {
+                let mut state = shared.state();
+                state.connects += 1;
+                state.connected += 1;
+                state.connects - 1
+            };
+            let mut session =
+                Session { stream, shared: shared.clone(), v5: false, ids: BTreeMap::new(), sent: VecDeque::new() };
+            // However it ended, the client or the script closed it.
+            let close_after = shared.script.close_after.get(number).copied();
+            if let Err(e) = session.serve(close_after).await {
+                tracing::debug!("the connection ended: {e}");
+            }
+            // In the order they were sent in, before everything else.
+            let mut state = shared.state();
+            for (_, message) in session.sent.iter().rev() {
+                state.in_flight.remove(message);
+                state.queue.push_front(*message);
+            }
+            state.connected -= 1;
+        });
+    }
+}
+
+struct Session {
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    v5: bool,
+    /// Packet ids in use.
+    ids: BTreeMap<u16, u64>,
+    /// (packet id, message), as sent.
+    sent: VecDeque<(u16, u64)>,
+}
+
+impl Session {
+    async fn serve(&mut self, close_after: Option<usize>) -> std::io::Result<()> {
+        let (mut input, mut subscribed, mut delivered) = (BytesMut::new(), false, 0);
+        let shared = self.shared.clone();
+        loop {
+            while let Some((kind, body)) = packet(&mut input) {
+                match kind >> 4 {
+                    1 => self.connect(&body).await?,
+                    8 => {
+                        self.subscribe(&body).await?;
+                        subscribed = true;
+                    }
+                    4 => self.acknowledge(&body),
+                    12 => self.stream.write_all(&[0xD0, 0]).await?,
+                    14 => return Ok(()),
+                    other => panic!("the client sent a packet of kind {other}"),
+                }
+            }
+            let news = shared.news.notified();
+            while subscribed && !shared.script.refuse_subscribe && self.sent.len() < shared.script.window {
+                if close_after.is_some_and(|n| delivered >= n) {
+                    return Ok(());
+                }
+                let Some(message) = shared.state().queue.pop_front() else { break };
+                self.deliver(message).await?;
+                delivered += 1;
+            }
+            tokio::select! {
+                read = self.stream.read_buf(&mut input) => if read? == 0 { return Ok(()) },
+                () = news => {}
+            }
+        }
+    }
+
+    async fn connect(&mut self, body: &[u8]) -> std::io::Result<()> {
+        self.v5 = body[6] == 5;
+        let code = match (self.shared.script.refuse_connect, self.v5) {
+            (false, _) => 0,
+            (true, false) => 5,
+            (true, true) => 0x87,
+        };
+        let ack: &[u8] = if self.v5 { &[0x20, 3, 0, code, 0] } else { &[0x20, 2, 0, code] };
+        self.stream.write_all(ack).await
+    }
+
+    async fn subscribe(&mut self, body: &[u8]) -> std::io::Result<()> {
+        self.shared.state().subscribes += 1;
+        let code = if self.shared.script.refuse_subscribe { 0x80 } else { self.shared.script.qos };
+        let ack =
+            if self.v5 { vec![0x90, 4, body[0], body[1], 0, code] } else { vec![0x90, 3, body[0], body[1], code] };
+        self.stream.write_all(&ack).await
+    }
+
+    async fn deliver(&mut self, message: u64) -> std::io::Result<()> {
+        let script = &self.shared.script;
+        let mut body = BytesMut::new();
+        let topic = format!("fleet/v{}/kinematic", message % 10);
+        body.put_u16(topic.len() as u16);
+        body.put_slice(topic.as_bytes());
+        if script.qos > 0 {
+            let id = (1..).find(|id| !self.ids.contains_key(id)).expect("the window is below 65,535");
+            body.put_u16(id);
+            self.ids.insert(id, message);
+            self.sent.push_back((id, message));
+            self.shared.state().in_flight.insert(message, ());
+        }
+        let number = message.to_string();
+        if self.v5 {
+            // One user property: n = the number.
+            body.put_u8(6 + number.len() as u8);
+            body.put_slice(&[0x26, 0, 1, b'n', 0, number.len() as u8]);
+            body.put_slice(number.as_bytes());
+        }
+        body.put_slice(number.as_bytes());
+        body.put_bytes(b' ', script.payload_bytes.saturating_sub(number.len()));
+        let mut out = BytesMut::new();
+        out.put_u8(0x30 | (script.qos << 1));
+        let mut left = body.len();
+        while left >= 128 {
+            out.put_u8((left % 128) as u8 | 128);
+            left /= 128;
+        }
+        out.put_u8(left as u8);
+        out.put_slice(&body);
+        self.stream.write_all(&out).await
+    }
+
+    fn acknowledge(&mut self, body: &[u8]) {
+        let id = u16::from_be_bytes([body[0], body[1]]);
+        let (expected, message) = self.sent.pop_front().expect("something was sent");
+        assert_eq!(id, expected, "acknowledgements come in the order of the messages");
+        self.ids.remove(&id);
+        let mut state = self.shared.state();
+        state.in_flight.remove(&message);
+        state.acknowledged += 1;
+    }
+}
+
+/// The next whole packet: its first byte and its body.
+fn packet(input: &mut BytesMut) -> Option<(u8, BytesMut)> {
+    let (mut length, mut at) = (0usize, 1);
+    loop {
+        let byte = *input.get(at)?;
+        length |= ((byte & 127) as usize) << (7 * (at - 1));
+        at += 1;
+        if byte < 128 {
+            break;
+        }
+    }
+    if input.len() < at + length {
+        return None;
+    }
+    let kind = input[0];
+    input.advance(at);
+    Some((kind, input.split_to(length)))
+}

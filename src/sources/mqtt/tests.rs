@@ -1,0 +1,269 @@
+//! The source against a broker that misbehaves on command: nothing lost, nothing acknowledged too early.
+
+use super::*;
+use crate::sources::mqtt::testing::{Broker, Script};
+use crate::sources::testing::{PATIENCE, Running, Starts, run, shown, starts};
+use crate::types::position::Position;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+fn source(broker: &Broker, data_dir: &Path, more: &str) -> Result<MqttSource> {
+    let text = format!(
+        "url = \"mqtt://127.0.0.1:{}\"\ntopics = [\"fleet/+/kinematic\"]\nclient_id = \"pipe\"\n{more}",
+        broker.port
+    );
+    let section = Section::from_text("mqtt", "fleet", &text).expect("it is TOML");
+    let context =
+        OpenContext { data_dir: data_dir.to_path_buf(), chain: ChainId("chain-1".into()), queue_bytes: 1 << 20 };
+    MqttSource::open(&section, &context)
+}
+
+fn running(broker: &Broker, data_dir: &Path, more: &str, starts: Starts) -> Running {
+    run(source(broker, data_dir, more).expect("the source opens"), starts, false)
+}
+
+fn payloads(taken: &[Messages]) -> Vec<u64> {
+    let payload =
+        |m: &Message| String::from_utf8_lossy(m.payload.as_ref().expect("a payload")).parse().expect("a number");
+    taken.iter().flat_map(|m| m.items.iter().map(payload)).collect()
+}
+
+/// Takes until every message of `0..count` has come at least once.
+async fn take_all(running: &mut Running, count: u64) -> Vec<Messages> {
+    let (mut taken, mut seen) = (Vec::new(), BTreeSet::new());
+    while seen.len() < count as usize {
+        let next = running.next().await.expect("the source ended early");
+        seen.extend(payloads(std::slice::from_ref(&next)));
+        taken.push(next);
+    }
+    taken
+}
+
+async fn eventually(what: &str, mut reached: impl FnMut() -> bool) {
+    let wait = async {
+        while !reached() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_closes_again_and_again_loses_nothing() {
+    for protocol in [4, 5] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let script = Script { window: 20, close_after: vec![7, 100, 333, 5, 600], ..Script::default() };
+        let broker = Broker::start(script).await;
+        broker.publish(0..2_000);
+        let mut running = running(&broker, dir.path(), &format!("protocol = {protocol}\n"), Starts::new());
+        let taken = take_all(&mut running, 2_000).await;
+        eventually("the last acknowledgement", || broker.unacknowledged() == 0).await;
+        running.stop().await.expect("a clean end");
+
+        assert_eq!(broker.connects(), 6, "protocol {protocol}");
+        assert_eq!(broker.subscribes(), 6, "subscribed on every connect");
+        let came = payloads(&taken);
+        let mut firsts = BTreeSet::new();
+        let in_order: Vec<u64> = came.iter().copied().filter(|n| firsts.insert(*n)).collect();
+        assert_eq!(in_order, (0..2_000).collect::<Vec<_>>(), "first receipts are in the broker's order");
+        // What comes twice is what was in flight when the connection ended: at most a window for each of them.
+        assert!(came.len() <= 2_000 + 5 * 20, "{} messages", came.len());
+        let partition = shown(&taken).remove(0);
+        assert!(partition.starts_with("journal: 0=0 1=1 2=2"), "{partition}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_acknowledged_that_is_not_in_the_journal() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script { window: 10, ..Script::default() }).await;
+    broker.publish(0..100);
+    let mut source = source(&broker, dir.path(), "").expect("the source opens");
+    // No room from the start: nothing can be synced.
+    source.journal_options.bytes_max = 0;
+    let blocked = run(source, Starts::new(), false);
+    eventually("a full window", || broker.unacknowledged() == 10).await;
+    blocked.wait_for_status("ten messages", |s| s.messages_in.load(Ordering::Relaxed) == 10).await;
+    assert_eq!((broker.acknowledged(), broker.connects()), (0, 1));
+    // The process dies; the broker sends again, and everything comes exactly once.
+    blocked.task.abort();
+    eventually("the end of the connection", || broker.connected() == 0).await;
+    let mut running = running(&broker, dir.path(), "", Starts::new());
+    let taken = take_all(&mut running, 100).await;
+    assert_eq!(payloads(&taken), (0..100).collect::<Vec<_>>());
+    eventually("the last acknowledgement", || broker.acknowledged() == 100).await;
+    running.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_brings_nothing_twice() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script { window: 50, ..Script::default() }).await;
+    broker.publish(0..3_000);
+    let (mut taken, mut from) = (Vec::new(), Starts::new());
+    for _ in 0..4 {
+        let mut running = running(&broker, dir.path(), "", from);
+        for _ in 0..3 {
+            taken.extend(running.next().await);
+        }
+        from = starts(&taken);
+        running.stop().await.expect("a clean end");
+        eventually("the end of the connection", || broker.connected() == 0).await;
+        assert_eq!(broker.unacknowledged_and_journaled(dir.path()), 0);
+    }
+    let mut running = running(&broker, dir.path(), "", from);
+    while payloads(&taken).len() < 3_000 {
+        taken.extend(running.next().await);
+    }
+    running.stop().await.expect("a clean end");
+    assert_eq!(payloads(&taken), (0..3_000).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_applied_is_read_again_and_what_was_is_trimmed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script::default()).await;
+    broker.publish(0..500);
+    let mut first = running(&broker, dir.path(), "", Starts::new());
+    let taken = take_all(&mut first, 500).await;
+    first.stop().await.expect("a clean end");
+    // Nothing was applied: the same messages under the same positions.
+    let mut second = running(&broker, dir.path(), "", Starts::new());
+    assert_eq!(shown(&take_all(&mut second, 500).await), shown(&taken));
+    let applied = [(PartitionId::new("fleet", PARTITION), Position(500))].into();
+    second.applied.send(Arc::new(applied)).expect("the source listens");
+    broker.publish(500..510);
+    assert_eq!(payloads(&second.take(10).await), (500..510).collect::<Vec<_>>());
+    second.stop().await.expect("a clean end");
+    let mut third = running(&broker, dir.path(), "", starts(&taken));
+    assert_eq!(payloads(&third.take(10).await), (500..510).collect::<Vec<_>>());
+    third.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_headers_and_receipt_come_along() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script::default()).await;
+    broker.publish(0..1);
+    let mut running = running(&broker, dir.path(), "protocol = 5\n", Starts::new());
+    let taken = running.take(1).await;
+    let message = &taken[0].items[0];
+    assert_eq!(message.topic.as_deref(), Some("fleet/v0/kinematic"));
+    let headers = message.headers.as_ref().expect("MQTT 5 has headers");
+    assert_eq!((&*headers[0].0, headers[0].1.as_deref()), ("n", Some(b"0".as_slice())));
+    assert!(message.received_at_us > 1_700_000_000_000_000);
+    assert_eq!((&*taken[0].partition.name, &*taken[0].partition_label), ("journal", "journal"));
+    running.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn qos_0_is_kept_and_never_acknowledged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script { qos: 0, ..Script::default() }).await;
+    broker.publish(0..100);
+    let mut running = running(&broker, dir.path(), "qos = 0\n", Starts::new());
+    assert_eq!(payloads(&running.take(100).await), (0..100).collect::<Vec<_>>());
+    running.stop().await.expect("a clean end");
+    assert_eq!(broker.acknowledged(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_connections_share_the_messages() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script { window: 10, ..Script::default() }).await;
+    broker.publish(0..1_000);
+    let mut running = running(&broker, dir.path(), "connections = 3\nshare = \"g\"\n", Starts::new());
+    let mut came = payloads(&running.take(1_000).await);
+    running.wait_for_status("all connections", |s| s.connected.load(Ordering::Relaxed)).await;
+    assert_eq!(broker.connects(), 3);
+    came.sort();
+    assert_eq!(came, (0..1_000).collect::<Vec<_>>());
+    running.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_and_tried_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = |change: fn(&mut Script)| {
+        let mut script = Script::default();
+        change(&mut script);
+        script
+    };
+    for (change, protocol, expected) in [
+        ((|s| s.refuse_connect = true) as fn(&mut Script), 4, "the broker refuses the connection: NotAuthorized"),
+        (|s| s.refuse_connect = true, 5, "the broker refuses the connection: NotAuthorized"),
+        (|s| s.refuse_subscribe = true, 4, "the broker refuses the subscription to \"fleet/+/kinematic\": refused"),
+        (|s| s.payload_bytes = 200_000, 4, "which is above \"packet_bytes_max\"; raise it"),
+        (|s| s.payload_bytes = 200_000, 5, "which is above \"packet_bytes_max\"; raise it"),
+    ] {
+        let broker = Broker::start(script(change)).await;
+        broker.publish(0..1);
+        let dir = dir.path().join(format!("{}", broker.port));
+        let running = running(&broker, &dir, &format!("protocol = {protocol}\n"), Starts::new());
+        let said = |s: &crate::sources::SourceStatus| s.trouble.lock().expect("no holder panics").clone();
+        running.wait_for_status(expected, |s| said(s).contains(expected)).await;
+        eventually("another try", || broker.connects() >= 2).await;
+        running.stop().await.expect("a clean end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_is_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script::default()).await;
+    let port = broker.port;
+    broker.stop().await;
+    let mut waiting = running(&broker, dir.path(), "", Starts::new());
+    waiting.wait_for_status("a reconnect", |s| s.reconnects.load(Ordering::Relaxed) >= 1).await;
+    assert!(!waiting.status.connected.load(Ordering::Relaxed));
+    let back = Broker::start_at(port, Script::default()).await;
+    back.publish(0..3);
+    assert_eq!(payloads(&waiting.take(3).await), [0, 1, 2]);
+    waiting.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_journal_is_refused_unless_the_user_gives_it_up() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script::default()).await;
+    let at = |position| -> Starts {
+        [(Arc::from(PARTITION), crate::sources::Start { position: Position(position), identity: None })].into()
+    };
+    let refusal = |ended: Result<()>| match ended {
+        Err(Error::Refused { what, .. }) => what,
+        other => panic!("not refused: {other:?}"),
+    };
+    let (_, gone) = running(&broker, dir.path(), "", at(500)).finish().await;
+    assert!(refusal(gone).ends_with("of source \"fleet\" is gone, and the records read on at message 500"));
+
+    broker.publish(0..10);
+    let mut begun = running(&broker, dir.path(), "journal_lost = \"begin\"\n", at(500));
+    let taken = begun.take(10).await;
+    assert_eq!(taken[0].span.from, Position(500), "positions are never given twice");
+    begun.stop().await.expect("a clean end");
+
+    let (_, short) = running(&broker, dir.path(), "", at(600)).finish().await;
+    assert!(refusal(short).contains("holds messages 500 to 510, and the records read on at 600"));
+    let (_, trimmed) = running(&broker, dir.path(), "", at(400)).finish().await;
+    assert!(refusal(trimmed).contains("holds messages 500 to 510, and the records read on at 400"));
+
+    broker.publish(10..12);
+    let mut begun = running(&broker, dir.path(), "journal_lost = \"begin\"\n", at(600));
+    assert_eq!(begun.take(2).await[0].span.from, Position(600));
+    begun.stop().await.expect("a clean end");
+    assert!(dir.path().join("journal/fleet.before-600").is_dir(), "the short journal was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_and_certificates_that_are_missing_are_named() {
+    let broker = Broker::start(Script::default()).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let fault = |more: &str| match source(&broker, dir.path(), more) {
+        Err(Error::Config(faults)) => faults.iter().map(|f| f.message.clone()).collect::<Vec<_>>().join("; "),
+        Err(e) => panic!("not a fault: {e}"),
+        Ok(_) => panic!("no fault: {more}"),
+    };
+    let missing = fault("username = \"me\"\npassword = { env = \"NOT_SET\" }\n");
+    assert_eq!(missing, "\"password\": the environment variable \"NOT_SET\" is not set");
+}
