@@ -23,8 +23,11 @@ use crate::types::invariant;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Attempts of one `apply`. Others' commits use them up only as fast as they commit; the engine calls again.
-const ATTEMPTS_MAX: u32 = 12;
+/// Puts that fail while the log stands still; after them the caller hears of it, and calls again.
+const FAILURES_MAX: u32 = 6;
+
+/// Puts that find their version taken. Another writer would have to commit as often as we try.
+const REBASES_MAX: u32 = 100;
 
 /// A hung connection must not hold the table for long: a commit is a small object.
 const PUT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,16 +47,13 @@ pub(super) async fn apply(table: &Table, epoch: Epoch, landing: &Landing) -> Res
     if table.last_seen().at.elapsed() > LOG_FRESH_FOR {
         catch_up(table).await?;
     }
-    let mut failure = None;
-    for attempt in 0..ATTEMPTS_MAX {
+    let mut failures = 0;
+    for _ in 0..REBASES_MAX {
         let seen = table.last_seen();
-        if is_applied(&seen.head, epoch, landing) {
-            if failure.is_some() {
-                upkeep.after_commit(table).await;
-            }
-            return Ok(());
-        }
-        let grown = grow(table, &seen.head, landing)?;
+        let grown = match is_applied(&seen.head, epoch, landing) {
+            true => break,
+            false => grow(table, &seen.head, landing)?,
+        };
         let version = seen.head.version + 1;
         let commit = Commit {
             app_id: &landing.app_id,
@@ -63,35 +63,30 @@ pub(super) async fn apply(table: &Table, epoch: Epoch, landing: &Landing) -> Res
             metadata: grown.as_ref(),
             now_ms: table.clock.now_us() / 1000,
         };
-        failure = match tokio::time::timeout(PUT_TIMEOUT, table.log.write(version, commit.text())).await {
+        let failure = match tokio::time::timeout(PUT_TIMEOUT, table.log.write(version, commit.text())).await {
             Ok(Ok(PutOutcome::Created)) => {
                 landed(table, version, epoch, landing, grown)?;
                 upkeep.after_commit(table).await;
                 return Ok(());
             }
-            Ok(Ok(PutOutcome::AlreadyExists)) => {
-                Some(Error::Unavailable(format!("version {version} was taken by another writer")))
-            }
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some(Error::Unavailable(format!("no answer within {} s", PUT_TIMEOUT.as_secs()))),
+            Ok(Ok(PutOutcome::AlreadyExists)) => Error::Unavailable(format!("version {version} was taken")),
+            Ok(Err(error)) => error,
+            Err(_) => Error::Unavailable(format!("no answer within {} s", PUT_TIMEOUT.as_secs())),
         };
-        let changes = follow(table).await?;
-        if changes.commits > 0 {
+        if follow(table).await?.commits > 0 {
             continue;
         }
-        if let Some(error) = failure.take_if(|e| !e.is_retriable()) {
-            return Err(error);
+        failures += 1;
+        if failures == FAILURES_MAX || !failure.is_retriable() {
+            return Err(failure.context(format!("table \"{}\": epoch {epoch} is not committed", table.log.name)));
         }
-        tokio::time::sleep(pause(attempt)).await;
+        tokio::time::sleep(pause(failures)).await;
     }
-    // The last attempt may have landed after we looked.
-    follow(table).await?;
-    if is_applied(&table.last_seen().head, epoch, landing) {
-        upkeep.after_commit(table).await;
-        return Ok(());
+    if !is_applied(&table.last_seen().head, epoch, landing) {
+        let what = format!("table \"{}\": other writers commit faster than epoch {epoch} can", table.log.name);
+        return Err(Error::Unavailable(what));
     }
-    let why = failure.map(|e| e.to_string()).unwrap_or_default();
-    Err(Error::Unavailable(format!("table \"{}\": epoch {epoch} could not be committed: {why}", table.log.name)))
+    Ok(())
 }
 
 fn is_applied(head: &Head, epoch: Epoch, landing: &Landing) -> bool {
@@ -169,7 +164,7 @@ fn still_fits(table: &Table, before: &Metadata, now: &Metadata) -> Result<()> {
 }
 
 /// Doubles up to a bound, jittered so that two writers do not meet again.
-fn pause(attempt: u32) -> Duration {
-    let full = (PAUSE_MIN * 2u32.pow(attempt.min(10))).min(PAUSE_MAX);
+fn pause(failures: u32) -> Duration {
+    let full = (PAUSE_MIN * 2u32.pow(failures.min(10))).min(PAUSE_MAX);
     full.mul_f64(rand::random_range(0.5..1.0))
 }

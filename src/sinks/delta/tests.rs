@@ -151,8 +151,7 @@ async fn a_store_that_is_away_is_unavailable_and_nothing_lands() {
 
     let second = landing(&table, &[rows(10, 10)]).await;
     hostile.before.store(1_000, Ordering::SeqCst);
-    let applying = table.apply(Epoch(2), &second);
-    let error = tokio::time::timeout(std::time::Duration::from_secs(120), applying).await.unwrap().unwrap_err();
+    let error = table.apply(Epoch(2), &second).await.unwrap_err();
     assert!(error.is_retriable() && error.to_string().contains("connection reset"), "{error}");
     assert_eq!(count(&table).await, "10 10 45");
     hostile.before.store(0, Ordering::SeqCst);

@@ -4,7 +4,7 @@ use super::config::FloatEncoding;
 use super::rows::conform;
 use crate::env::store::Location;
 use crate::types::error::{Error, Result};
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::datatypes::{DataType, Date32Type, Field, SchemaRef, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
@@ -75,7 +75,8 @@ impl EpochWriter {
     /// Columns as the spec's schema. Streams to the store; memory is bounded by one row group per partition.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         self.rows += rows.num_rows() as u64;
-        let mut pending = vec![conform(rows, &self.format.schema)?];
+        let stored = conform(rows, &self.format.schema)?;
+        let mut pending = vec![without_empty_partitions(stored, &self.format.partition_by)?];
         while let Some(batch) = pending.pop() {
             if batch.num_rows() == 0 {
                 continue;
@@ -223,6 +224,21 @@ impl Partitions {
         self.open.extend(here);
         Ok(Admission::Fits)
     }
+}
+
+/// An empty text as partition value is written like NULL and read as either, reader by reader: NULL it is.
+fn without_empty_partitions(batch: RecordBatch, partition_by: &[String]) -> Result<RecordBatch> {
+    let schema = batch.schema();
+    let mut columns = batch.columns().to_vec();
+    for (column, field) in columns.iter_mut().zip(schema.fields()) {
+        if field.data_type() == &DataType::Utf8 && partition_by.contains(field.name()) {
+            let empty = arrow::compute::kernels::cmp::eq(column, &StringArray::new_scalar(""))?;
+            if empty.true_count() > 0 {
+                *column = arrow::compute::nullif(column, &empty)?;
+            }
+        }
+    }
+    Ok(RecordBatch::try_new(schema, columns)?)
 }
 
 /// delta-rs panics when it writes down a partition value beyond its calendar.

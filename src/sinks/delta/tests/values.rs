@@ -32,12 +32,16 @@ async fn odd_partition_values_come_back_and_can_be_asked_for() {
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..odd.len() as i64 + 1));
     let (location, table) = lake(&["name"], &[batch(vec![("id", ids), ("name", names)])]).await;
     for (i, value) in odd.iter().enumerate() {
+        // Delta writes an empty partition value like NULL.
+        if value.is_empty() {
+            continue;
+        }
         let sql = format!("SELECT id FROM t WHERE name = '{}'", value.replace('\'', "''"));
         assert_eq!(ask(&table, &sql).await, format!("{i}"), "{value:?}");
     }
-    assert_eq!(ask(&table, "SELECT id FROM t WHERE name IS NULL ORDER BY id").await, "10");
+    assert_eq!(ask(&table, "SELECT id FROM t WHERE name IS NULL ORDER BY id").await, "5; 10");
     assert_eq!(ask(&table, "SELECT count(*), sum(id) FROM t").await, "11 55");
-    assert_eq!(foreign(&location).await.get_file_uris().unwrap().count(), 11);
+    assert_eq!(foreign(&location).await.get_file_uris().unwrap().count(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
