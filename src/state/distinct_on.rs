@@ -21,8 +21,9 @@ use std::sync::Arc;
 
 #[derive(Debug)]
 pub struct DistinctOn {
-    order: Vec<usize>,
-    /// Order columns: within a batch, where ties are broken by looking at the messages themselves.
+    /// The order columns, in the input and in a state row.
+    pub order: Vec<usize>,
+    /// Order columns alone: they decide most comparisons.
     by_order: Option<RowConverter>,
     /// Order columns and tie-break: between state rows. Greater bytes win.
     by_all: RowConverter,
@@ -111,16 +112,22 @@ impl DistinctOn {
         Ok(Winners { rows, keys, hashes })
     }
 
-    /// Which of the candidates beat the old row of their key; `old`: columns by `ranking`, one row for each candidate
-    /// in `against`. Equal means the same row came again.
-    pub fn beats(&self, candidates: &RecordBatch, old: &[ArrayRef], against: &[usize]) -> Result<Vec<bool>> {
-        let mut wins = vec![true; candidates.num_rows()];
+    /// How candidates compare with the old rows of their keys by the order columns alone; `old`: those columns, row n
+    /// for candidate `against[n]`. Ties are settled by `beats`, which needs more columns and is rarely asked.
+    pub fn compare(&self, candidates: &RecordBatch, old: &[ArrayRef], against: &[usize]) -> Result<Vec<Ordering>> {
+        let (Some(by_order), Some(new)) = (&self.by_order, self.order_rows(candidates)?) else {
+            return Ok(vec![Ordering::Equal; against.len()]);
+        };
+        let old = by_order.convert_columns(old)?;
+        Ok(against.iter().enumerate().map(|(row, candidate)| new.row(*candidate).cmp(&old.row(row))).collect())
+    }
+
+    /// Which candidates beat the old rows; `old`: columns by `ranking`, row n for candidate n. Equal means that the
+    /// same row came again.
+    pub fn beats(&self, candidates: &RecordBatch, old: &[ArrayRef]) -> Result<Vec<bool>> {
         let new = self.by_all.convert_columns(&self.rank_columns(candidates))?;
         let old = self.by_all.convert_columns(old)?;
-        for (old_row, candidate) in against.iter().enumerate() {
-            wins[*candidate] = new.row(*candidate) > old.row(old_row);
-        }
-        Ok(wins)
+        Ok((0..candidates.num_rows()).map(|row| new.row(row) > old.row(row)).collect())
     }
 
     pub fn combine(&self, rows: &RecordBatch, groups: &[usize], count: usize) -> Result<RecordBatch> {

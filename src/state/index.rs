@@ -74,8 +74,24 @@ impl Index {
     }
 
     /// Looks up the keys of groups: `keys.value(rows[g])` with `hashes[g]`.
+    ///
+    /// Two passes, because a lookup is a chain of cache misses: first entries by their hash alone, then the keys they
+    /// point to. Within a pass the lookups do not wait for each other.
     pub fn find_all(&self, keys: &BinaryArray, rows: &[u32], hashes: &[u64]) -> Vec<Option<Found>> {
-        rows.iter().zip(hashes).map(|(row, hash)| self.find(*hash, keys.value(*row as usize))).collect()
+        let mut found = Vec::with_capacity(hashes.len());
+        for hash in hashes {
+            let entry = self.entries.find_bucket_index(*hash, |e| e.hash == *hash);
+            found.push(entry.and_then(|entry| Some(Found { entry, place: self.entries.get_bucket(entry)?.place })));
+        }
+        for (group, row) in rows.iter().enumerate() {
+            let Some(candidate) = found[group] else { continue };
+            let key = keys.value(*row as usize);
+            if self.key_at(candidate.place) != Some(key) {
+                // Another key of the same hash stands first.
+                found[group] = self.find(hashes[group], key);
+            }
+        }
+        found
     }
 
     /// Moves a found key to another place.
@@ -85,10 +101,17 @@ impl Index {
         entry.place = place;
     }
 
-    /// The entry of a row, found by the place alone (no key is compared).
-    pub fn entry_at(&self, hash: u64, place: Place) -> Option<Found> {
-        let entry = self.entries.find_bucket_index(hash, |e| e.place == place)?;
-        Some(Found { entry, place })
+    /// Moves rows that the index points to: row n of `from` to row n of `slot`. Found by the old place alone, no key is
+    /// compared; in two passes for the same reason as `find_all`.
+    pub fn relocate(&mut self, hashes: &[u64], from: &[Place], slot: u32) {
+        let mut entries = Vec::with_capacity(from.len());
+        for (hash, place) in hashes.iter().zip(from) {
+            entries.push(self.entries.find_bucket_index(*hash, |e| e.place == *place));
+        }
+        for (row, entry) in entries.into_iter().enumerate() {
+            let entry = entry.and_then(|e| self.entries.get_bucket_mut(e)).expect("a live row has an entry");
+            entry.place = Place { slot, row: row as u32 };
+        }
     }
 
     /// Adds a key that `find` did not find.

@@ -6,7 +6,7 @@
 use crate::state::index::{Found, Index, Place};
 use crate::state::segment::{Segment, gather, gather_keys};
 use crate::types::error::Result;
-use arrow::array::{ArrayRef, AsArray, BinaryArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use hashbrown::DefaultHashBuilder;
@@ -157,11 +157,8 @@ impl Log {
         self.version += 1;
         let segment = Segment::new(self.version, rows, keys.clone());
         let slot = self.hold(segment, fresh);
-        for (row, old) in places.iter().enumerate() {
-            let hash = self.hasher.hash_one(keys.value(row));
-            let found = self.index.entry_at(hash, *old).expect("a live row has an entry");
-            self.index.move_to(found, Place { slot, row: row as u32 });
-        }
+        let hashes: Vec<u64> = (0..keys.len()).map(|row| self.hasher.hash_one(keys.value(row))).collect();
+        self.index.relocate(&hashes, &places, slot);
         self.drop_slots(&victims);
         Ok(true)
     }

@@ -3,8 +3,8 @@
 //! The owner's index moves on with every batch, so a frozen reader cannot use it, and copying what a batch touched of
 //! it would cost the hot path more than the batch itself. Instead readers keep indexes of their own beside the share:
 //! one is rolled forward to the view at hand by adding the live rows of the segments it has not seen. That is the rows
-//! that batches touched in between, and it is paid by the reader who asks (the KV writer). No lock is ever taken on
-//! the write path.
+//! that batches touched in between, and it is paid by the reader who asks (the KV writer). The write path never
+//! waits for a lock.
 
 use crate::state::index::{Index, Place};
 use crate::state::segment::Segment;
@@ -19,11 +19,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// the view). With more readers than that, the oldest index is given up and built anew.
 const LOOKUPS_MAX: usize = 4;
 
+/// Versions an index at rest may lag behind before it is given up: it holds on to segments that compaction replaced,
+/// and a reader that is this late pays little more for a new one.
+const LOOKUP_LAG_MAX: u64 = 1_024;
+
 #[derive(Default)]
 pub struct Lookups {
     /// Guards the indexes at rest. An index is taken out while it is used, so the lock is held for a push or a pop,
     /// and only by readers.
     idle: Mutex<Vec<Lookup>>,
+    /// Version of the oldest index at rest.
+    oldest: AtomicU64,
     bytes: AtomicU64,
 }
 
@@ -55,6 +61,17 @@ impl Lookups {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Gives up indexes that lag far behind. Called by the owner of the share: when a reader is at the lock, it does not
+    /// wait but comes again.
+    pub fn forget(&self, version: u64) {
+        if version.saturating_sub(self.oldest.load(Ordering::Relaxed)) <= LOOKUP_LAG_MAX {
+            return;
+        }
+        let Ok(mut idle) = self.idle.try_lock() else { return };
+        idle.retain(|l| version - l.version <= LOOKUP_LAG_MAX);
+        self.note(&idle, version);
+    }
+
     /// The newest index that is not ahead of the view.
     fn take(&self, version: u64) -> Lookup {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,6 +87,12 @@ impl Lookups {
         {
             idle.swap_remove(oldest);
         }
+        self.note(&idle, u64::MAX);
+    }
+
+    fn note(&self, idle: &[Lookup], oldest_of_none: u64) {
+        let oldest = idle.iter().map(|l| l.version).min().unwrap_or(oldest_of_none);
+        self.oldest.store(oldest, Ordering::Relaxed);
         self.bytes.store(idle.iter().map(|l| l.index.bytes()).sum(), Ordering::Relaxed);
     }
 }

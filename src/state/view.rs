@@ -17,6 +17,7 @@ use arrow::array::{Array, AsArray, BinaryArray, BooleanArray, UInt32Array};
 use arrow::compute::{concat_batches, filter, filter_record_batch, take, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// One slot's share. Owned by the slot's worker; readers get `FrozenView`s.
@@ -105,6 +106,7 @@ impl ViewState {
     /// Rewrites segments when more than half of their rows are dead, and merges small ones. One bounded step (some
     /// milliseconds); called by the worker between batches.
     pub fn compact(&mut self) -> Result<()> {
+        self.lookups.forget(self.log.version());
         self.log.compact().map(|_| ())
     }
 
@@ -167,7 +169,23 @@ impl ViewState {
         if places.is_empty() {
             return Ok(Arrival { rows, keys, hashes, found });
         }
-        let wins = rule.beats(&rows, &self.log.gather(&places, &rule.ranking)?, &candidates)?;
+        let by_order = rule.compare(&rows, &self.log.gather(&places, &rule.order)?, &candidates)?;
+        let mut wins = vec![true; rows.num_rows()];
+        let mut ties = Vec::new();
+        for (nth, ordering) in by_order.into_iter().enumerate() {
+            wins[candidates[nth]] = ordering == Ordering::Greater;
+            if ordering == Ordering::Equal {
+                ties.push(nth);
+            }
+        }
+        if !ties.is_empty() {
+            let tied = UInt32Array::from_iter_values(ties.iter().map(|nth| candidates[*nth] as u32));
+            let old_places: Vec<Place> = ties.iter().map(|nth| places[*nth]).collect();
+            let old = self.log.gather(&old_places, &rule.ranking)?;
+            for (nth, win) in rule.beats(&take_record_batch(&rows, &tied)?, &old)?.into_iter().enumerate() {
+                wins[tied.value(nth) as usize] = win;
+            }
+        }
         if wins.iter().all(|w| *w) {
             return Ok(Arrival { rows, keys, hashes, found });
         }

@@ -119,14 +119,18 @@ fn batch(messages: &[Vec<Row>]) -> (RecordBatch, Lineage) {
 fn answer(view: &MaterializedView, shares: &[FrozenView]) -> BTreeMap<String, i64> {
     let mut rows = BTreeMap::new();
     for batch in FrozenView::read(view, shares).expect("reads") {
-        let keys = batch.column(0).as_primitive::<arrow::datatypes::Int64Type>();
-        let ids = batch.column(3).as_primitive::<arrow::datatypes::Int64Type>();
-        for row in 0..batch.num_rows() {
-            let key = keys.is_valid(row).then(|| keys.value(row));
-            assert!(rows.insert(format!("{key:?}"), ids.value(row)).is_none(), "key {key:?} twice");
+        for (key, id) in ids(&batch) {
+            assert!(rows.insert(key.clone(), id).is_none(), "key {key} twice");
         }
     }
     rows
+}
+
+fn ids(batch: &RecordBatch) -> Vec<(String, i64)> {
+    let keys = batch.column(0).as_primitive::<arrow::datatypes::Int64Type>();
+    let ids = batch.column(3).as_primitive::<arrow::datatypes::Int64Type>();
+    let key = |row: usize| keys.is_valid(row).then(|| keys.value(row));
+    (0..batch.num_rows()).map(|row| (format!("{:?}", key(row)), ids.value(row))).collect()
 }
 
 #[tokio::test]
@@ -147,7 +151,13 @@ async fn the_greatest_row_wins_in_any_order_of_arrival_and_however_often_it_come
             let (now, later) = rest.split_at(rng.random_range(1..=9).min(rest.len()));
             let share = rng.random_range(0..shares.states.len());
             let (rows, lineage) = batch(now);
-            shares.states[share].apply(&[rows], &lineage).expect("applies");
+            let touched = shares.states[share].apply(&[rows], &lineage).expect("applies");
+            let frozen = shares.frozen();
+            let (some, absent) = FrozenView::read_keys(&view, &frozen, &touched).expect("reads");
+            assert_eq!(absent.num_rows(), 0, "a touched key has a row");
+            let all = answer(&view, &frozen);
+            assert!(ids(&some).iter().all(|(key, id)| all[key] == *id), "seed {seed}");
+            assert_eq!(some.num_rows(), touched.num_rows());
             shares.states[share].compact().expect("compacts");
             match rng.random_range(0..8) {
                 0 => shares.cut(share),
