@@ -10,7 +10,7 @@ use crate::sql::create_table::TableStatement;
 use crate::sql::deliver;
 use crate::sql::fingerprint;
 use crate::sql::fold::{self, Folded};
-use crate::sql::function::session;
+use crate::sql::function::{session, unsteady};
 use crate::sql::names::{self, Defined};
 use crate::sql::plan::{Insert, InsertFrom, MaterializedView, NodeRole, Plan, SqlFile, StatelessView};
 use crate::sql::query::{Planner, nullable, stream_schema, without_message};
@@ -57,6 +57,7 @@ pub fn compile(files: &[SqlFile], catalog: &Catalog) -> Result<Plan, Vec<Fault>>
         tables: Vec::new(),
         streams: BTreeMap::new(),
         views: Vec::new(),
+        unsteady: BTreeMap::new(),
         stateless_views: Vec::new(),
         inserts: Vec::new(),
         order: Vec::new(),
@@ -104,6 +105,8 @@ struct Compiler<'a> {
     /// Stateless views, analysed, not yet inlined; `order` is that of their planning.
     streams: BTreeMap<String, LogicalPlan>,
     order: Vec<String>,
+    /// Stateless views that answer differently when messages are read again, and the function because of which.
+    unsteady: BTreeMap<String, String>,
     stateless_views: Vec<StatelessView>,
     views: Vec<(MaterializedView, LogicalPlan)>,
     inserts: Vec<(Insert, Option<LogicalPlan>)>,
@@ -277,6 +280,14 @@ impl Compiler<'_> {
         carry_message(&mut query, &self.relations, view.materialized);
         let planner = Planner { session: self.session, relations: &self.relations, piece, reads: &checked.reads };
         let plan = planner.analyze(query).map_err(|f| vec![f])?;
+        let unsteady = unsteady(&plan).map_err(|e| vec![planner.complain(&e)])?;
+        let below = || checked.reads.iter().find_map(|r| self.unsteady.get(r).map(|function| (r, function)));
+        if let (true, Some((read, function))) = (view.materialized, below()) {
+            let message = format!("view \"{read}\" calls {function}() and cannot feed a materialized view");
+            let hint = "The state of a materialized view must come out the same when messages are read again. Call it in the INSERT INTO an append-only sink.";
+            return Err(vec![planner.fault_at(read, message, hint)]);
+        }
+        let unsteady = unsteady.or(below().map(|(_, function)| function.clone()));
         if view.materialized {
             let print = self.fingerprint(&plan).map_err(|e| vec![planner.complain(&e)])?;
             let Folded { input, input_schema, fold, having, projection, output_schema, key } =
@@ -304,6 +315,9 @@ impl Compiler<'_> {
         let schema = stream_schema(&plan);
         let print = self.fingerprint(&plan).map_err(|e| vec![planner.complain(&e)])?;
         self.fingerprints.insert(name.clone(), print);
+        if let Some(function) = unsteady {
+            self.unsteady.insert(name.clone(), function);
+        }
         self.stateless_views.push(StatelessView {
             name: name.as_str().into(),
             schema: without_message(&schema),

@@ -2,13 +2,13 @@
 //! projection over its rows, so that the sink can follow single keys.
 
 use crate::sql::fold::Reading;
-use crate::sql::function::{is_clock, is_volatile};
+use crate::sql::function::unsteady_expr;
 use crate::sql::plan::MaterializedView;
 use crate::sql::query::Planner;
 use crate::sql::relation::LeafSource;
 use crate::sql::statement::normal;
 use crate::types::fault::Fault;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DataFusionError};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
@@ -111,17 +111,7 @@ fn over_scan(expr: &Expr, input: &LogicalPlan, outputs: &[Expr]) -> Result<Expr,
 
 /// A key may be written again at any time (after a restart, when it is touched), so its row must come out the same.
 fn check_same_on_every_reading(planner: &Planner, expr: &Expr) -> Result<(), Vec<Fault>> {
-    let mut odd = None;
-    expr.apply(|e| {
-        if let Expr::ScalarFunction(call) = e
-            && (is_clock(&call.func) || is_volatile(&call.func))
-        {
-            odd = Some(call.func.name().to_string());
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })
-    .map_err(|e| vec![planner.complain(&e)])?;
-    match odd {
+    match unsteady_expr(expr).map_err(|e| vec![planner.complain(&e)])? {
         None => Ok(()),
         Some(name) => Err(vec![planner.fault(
             format!("{name}() cannot feed a key-value sink"),

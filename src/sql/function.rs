@@ -5,7 +5,7 @@
 
 use crate::types::table::timestamp_type;
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::config::SessionConfig;
@@ -123,6 +123,31 @@ pub fn is_volatile(function: &ScalarUDF) -> bool {
 
 pub fn is_clock(function: &ScalarUDF) -> bool {
     (function.inner().as_ref() as &dyn std::any::Any).is::<ClockFunction>()
+}
+
+/// The name of a function in the plan that answers differently when the same messages are read again, if there is one.
+pub fn unsteady(plan: &LogicalPlan) -> Result<Option<String>> {
+    let mut found = None;
+    plan.apply(|node| {
+        node.apply_expressions(|expr| {
+            found = found.take().or(unsteady_expr(expr)?);
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(found)
+}
+
+pub fn unsteady_expr(expr: &Expr) -> Result<Option<String>> {
+    let mut found = None;
+    expr.apply(|e| {
+        if let Expr::ScalarFunction(call) = e
+            && (is_clock(&call.func) || is_volatile(&call.func))
+        {
+            found = Some(call.func.name().to_string());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
 }
 
 /// The instant that `now()` says, microseconds UTC; set before every execution.

@@ -20,6 +20,7 @@ mod query; // a query, planned and its outputs settled
 mod relation; // what a query is planned against
 mod settle; // the types that leave a statement
 mod statement; // one statement: which of the four
+mod table_options; // its route and epoch_unit
 mod text; // files cut into statements // the identity of a view's state
 
 #[cfg(test)]

@@ -1,0 +1,3 @@
+CREATE VIEW a AS SELECT vehicle_id FROM b;
+CREATE VIEW b AS SELECT vehicle_id FROM c;
+CREATE VIEW c AS SELECT vehicle_id FROM a;

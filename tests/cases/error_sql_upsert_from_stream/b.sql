@@ -1,0 +1,1 @@
+INSERT INTO kv.points SELECT * FROM points;
