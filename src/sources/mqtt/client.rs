@@ -4,7 +4,7 @@
 //! the next one, where its packet id would stand for another message: the connection generation is the client itself.
 
 use crate::journal::entry::{QOS_MASK, REDELIVERED, RETAINED};
-use crate::sources::mqtt::config::MqttConfig;
+use crate::sources::mqtt::config::{MqttConfig, RECEIVE_MAXIMUM};
 use crate::types::message::Headers;
 use bytes::Bytes;
 use rumqttc::v5;
@@ -174,7 +174,7 @@ fn new_v5(options: &Options) -> Client {
         .set_clean_start(config.clean_session)
         .set_manual_acks(true)
         .set_max_packet_size(Some(config.packet_bytes_max.0 as u32))
-        .set_receive_maximum(config.receive_maximum)
+        .set_receive_maximum(Some(config.receive_maximum.unwrap_or(RECEIVE_MAXIMUM)))
         .set_outgoing_inflight_upper_limit(OUTGOING_MAX);
     if !config.clean_session {
         let seconds = config.session_expiry.as_secs().min(u32::MAX as u64) as u32;

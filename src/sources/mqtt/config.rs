@@ -42,7 +42,8 @@ pub struct MqttConfig {
     pub connections: u16,
     /// Group under which the topics are shared: `fleet/#` becomes `$share/<group>/fleet/#`.
     pub share: Option<String>,
-    /// MQTT 5: messages the broker may send before the first is acknowledged. MQTT 3.1.1 leaves this to the broker.
+    /// MQTT 5: messages the broker may send before the first is acknowledged, 500 unless given. MQTT 3.1.1 leaves this to
+    /// the broker. It bounds what comes twice after a lost connection.
     pub receive_maximum: Option<u16>,
     /// Largest packet. MQTT 3.1.1: a larger one ends the connection again and again, with an error that says so. MQTT 5: the broker
     /// does not send larger ones.
@@ -100,6 +101,10 @@ pub struct BrokerAddress {
     pub port: u16,
     pub tls: bool,
 }
+
+/// The journal acknowledges within about ten milliseconds, so this allows some 50,000 messages per second. Without a limit
+/// MQTT 5 allows 65,535, and all of them come again when the connection is lost.
+pub const RECEIVE_MAXIMUM: u16 = 500;
 
 /// The largest packet the protocol knows.
 const PACKET_BYTES_MAX: u64 = 268_435_455;
