@@ -6,7 +6,6 @@
 //! every number. A row whose first order column is NULL takes no part.
 
 use crate::sql::plan::OrderColumn;
-use crate::state::fold::owned;
 use crate::state::keys::Groups;
 use crate::types::error::{Error, Result};
 use crate::types::lineage::{Lineage, Origin};
@@ -168,7 +167,7 @@ impl DistinctOn {
     ) -> Result<RecordBatch> {
         let mut columns = Vec::with_capacity(self.segment_schema.fields().len());
         for column in &batch.columns()[..self.input_columns] {
-            columns.push(owned(take(column, rows, None)?));
+            columns.push(take(column, rows, None)?);
         }
         let mut origins = StringBuilder::with_capacity(rows.len(), rows.len() * 32);
         let mut positions = Vec::with_capacity(rows.len());
@@ -183,7 +182,7 @@ impl DistinctOn {
             origins.append_value(&text);
             positions.push(origin.position.0);
         }
-        columns.push(owned(Arc::new(origins.finish())));
+        columns.push(Arc::new(origins.finish()));
         columns.push(Arc::new(UInt64Array::from(positions)));
         columns.push(Arc::new(UInt32Array::from_iter_values(rows.values().iter().map(|r| ordinals[*r as usize]))));
         Ok(RecordBatch::try_new(Arc::clone(&self.segment_schema), columns)?)

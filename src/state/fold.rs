@@ -10,7 +10,7 @@ use crate::state::keys::{KeyCodec, canonical};
 use crate::types::error::{Error, Result};
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray};
 use arrow::compute::prep_null_mask_filter;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::physical_expr::PhysicalExpr;
 use hashbrown::DefaultHashBuilder;
@@ -99,17 +99,5 @@ pub fn holds(condition: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<Bo
         None => Err(Error::Failed(format!("\"{condition}\" is of type {}, not a condition", mask.data_type()))),
         Some(mask) if mask.null_count() > 0 => Ok(prep_null_mask_filter(mask)),
         Some(mask) => Ok(mask.clone()),
-    }
-}
-
-/// Brings a column to the buffers it needs: a state row lives long, and must not hold on to a whole input batch.
-pub fn owned(mut column: ArrayRef) -> ArrayRef {
-    match column.data_type() {
-        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
-        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
-        _ => {
-            column.shrink_to_fit();
-            column
-        }
     }
 }

@@ -5,7 +5,7 @@
 //! drain, so accumulators that outlived a batch could be neither read nor cut.
 
 use crate::sql::plan::Aggregate;
-use crate::state::fold::{holds, owned};
+use crate::state::fold::holds;
 use crate::state::keys::Groups;
 use crate::types::error::Result;
 use arrow::array::{Array, ArrayRef, UInt32Array};
@@ -123,7 +123,6 @@ impl GroupBy {
     }
 
     fn state_rows(&self, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
-        let columns = columns.into_iter().map(owned).collect();
         Ok(RecordBatch::try_new(Arc::clone(&self.segment_schema), columns)?)
     }
 }

@@ -148,7 +148,10 @@ impl Log {
     pub fn compact(&mut self) -> Result<bool> {
         self.retired.retain(|s| s.strong_count() > 0);
         let Some((victims, fresh)) = self.victims() else { return Ok(false) };
-        let places = self.live_places(&victims);
+        let mut places = self.live_places(&victims);
+        // A single segment may be larger (one batch of very many rows): it is emptied step by step.
+        let whole = places.len() <= SEGMENT_ROWS_MAX;
+        places.truncate(SEGMENT_ROWS_MAX);
         let columns: Vec<usize> = (0..self.schema.fields().len()).collect();
         let (segments, picks) = self.picks(&places);
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), gather(&segments, &picks, &columns)?)?;
@@ -159,7 +162,14 @@ impl Log {
         let slot = self.hold(segment, fresh);
         let hashes: Vec<u64> = (0..keys.len()).map(|row| self.hasher.hash_one(keys.value(row))).collect();
         self.index.relocate(&hashes, &places, slot);
-        self.drop_slots(&victims);
+        if whole {
+            self.drop_slots(&victims);
+        } else {
+            for place in &places {
+                self.index.segment(place.slot).expect("a victim is held").kill(place.row, self.version);
+                self.held[place.slot as usize].live -= 1;
+            }
+        }
         Ok(true)
     }
 

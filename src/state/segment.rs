@@ -6,10 +6,12 @@
 //! a batch is the rows it touches.
 
 use crate::types::error::Result;
-use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::interleave;
+use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const ALIVE: u64 = u64::MAX;
@@ -31,6 +33,9 @@ pub struct Segment {
 impl Segment {
     pub fn new(born: u64, rows: RecordBatch, keys: BinaryArray) -> Self {
         assert_eq!(rows.num_rows(), keys.len(), "every state row has a key");
+        let (schema, columns, _) = rows.into_parts();
+        let columns = columns.into_iter().map(owned).collect();
+        let rows = RecordBatch::try_new(schema, columns).expect("the same types and lengths as before");
         let died = (0..rows.num_rows()).map(|_| AtomicU64::new(ALIVE)).collect();
         Segment { born, rows, keys, died }
     }
@@ -57,6 +62,19 @@ impl Segment {
             + self.keys.get_array_memory_size()
             + self.died.len() * size_of::<AtomicU64>()
             + size_of::<Segment>()) as u64
+    }
+}
+
+/// Brings a column to the buffers it needs: a state row lives long, and must hold on neither to spare capacity nor, as
+/// views do, to the whole batch it came from.
+fn owned(mut column: ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+        _ => {
+            column.shrink_to_fit();
+            column
+        }
     }
 }
 

@@ -215,6 +215,31 @@ async fn compaction_keeps_memory_in_proportion_to_live_rows() {
 }
 
 #[tokio::test]
+async fn a_segment_larger_than_a_compaction_step_is_emptied_in_steps() {
+    let view = group_by("SELECT i, count(*) AS n, max(s) AS s FROM t GROUP BY i").await;
+    let mut state = state(&view).await;
+    let keys = 3 * SEGMENT_ROWS_MAX;
+    apply(&mut state, &numbered(0, keys));
+    let read = |frozen: &FrozenView| FrozenView::read(&view, std::slice::from_ref(frozen)).expect("reads");
+    let before = state.freeze();
+    let then = read(&before);
+    apply(&mut state, &numbered(0, keys * 6 / 10));
+    let now = read(&state.freeze());
+    state.cut().expect("cuts");
+    let dead_weight = state.bytes();
+    for _ in 0..4 {
+        state.compact().expect("compacts");
+        assert_same("while compacting", 1, &read(&state.freeze()), &now);
+        assert_same("frozen before", 1, &read(&before), &then);
+    }
+    drop(before);
+    state.compact().expect("compacts");
+    assert!(state.bytes() < dead_weight * 3 / 4, "the dead rows are gone");
+    assert_eq!(state.keys(), keys as u64);
+    assert!(state.cut().expect("cuts").is_none(), "compaction is no change");
+}
+
+#[tokio::test]
 async fn null_keys_and_negative_zero_are_groups_as_in_batch_sql() {
     let sql = "SELECT g3, g1, count(*) AS n FROM t GROUP BY g3, g1";
     let view = group_by(sql).await;
