@@ -2,4 +2,5 @@
 
 mod cases;
 mod mqtt;
+mod fleet;
 mod s3;

@@ -1,0 +1,251 @@
+//! Outputs against brokers in this process: what the account says was sent is what arrived, also over a lost connection.
+
+use crate::simulate::broker;
+use crate::simulate::options::{FleetOptions, Rate, Shares, Until};
+use crate::simulate::output::{KafkaOptions, MqttOptions, OutputOptions};
+use crate::simulate::run::{Feed, Options, run};
+use crate::simulate::sent::{Kind, Sent};
+use crate::simulate::tally::Tally;
+use crate::types::error::Error;
+use bytes::Bytes;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rumqttc::{AsyncClient, Event, EventLoop, Packet, Publish, QoS};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+fn fleet() -> FleetOptions {
+    let shares = Shares { malformed: 0.02, duplicates: 0.03, late: 0.02, out_of_order: 0.02 };
+    FleetOptions { seed: 3, vehicles: 50, shares, ..Default::default() }
+}
+
+fn options(messages: u64) -> Options {
+    Options {
+        feed: Feed::Fleet(fleet()),
+        rate: Rate::Max,
+        until: Until { messages: Some(messages), elapsed: None },
+        manifest: None,
+        progress: Arc::default(),
+    }
+}
+
+/// What the same options send into a channel.
+async fn expected(messages: u64) -> (Vec<Sent>, Tally) {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(messages as usize);
+    let tally = run(options(messages), OutputOptions::Channel(sender), CancellationToken::new()).await.expect("ran");
+    let mut sent = Vec::new();
+    while let Some(message) = receiver.recv().await {
+        sent.push(message);
+    }
+    (sent, tally)
+}
+
+fn subscriber(address: SocketAddr) -> (AsyncClient, EventLoop) {
+    let mut options = rumqttc::MqttOptions::new("subscriber", address.ip().to_string(), address.port());
+    options.set_clean_session(false).set_manual_acks(true).set_max_packet_size(128 * 1024, 128 * 1024);
+    AsyncClient::new(options, 1_000)
+}
+
+/// Waits for an event, at most as long as a machine under load may need.
+async fn event(event_loop: &mut EventLoop) -> Event {
+    let polled = tokio::time::timeout(Duration::from_secs(60), event_loop.poll()).await.expect("the broker answers");
+    polled.expect("the connection holds")
+}
+
+async fn subscribe(client: &AsyncClient, event_loop: &mut EventLoop) {
+    client.subscribe("fleet/#", QoS::AtLeastOnce).await.expect("queued");
+    while !matches!(event(event_loop).await, Event::Incoming(Packet::SubAck(_))) {}
+}
+
+async fn next_publish(event_loop: &mut EventLoop) -> Publish {
+    loop {
+        if let Event::Incoming(Packet::Publish(publish)) = event(event_loop).await {
+            return publish;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_subscriber_that_reconnects_receives_everything() {
+    const MESSAGES: u64 = 15_000;
+    let (address, mut handle) = broker::start(0).await.expect("a broker");
+    let (client, mut event_loop) = subscriber(address);
+    subscribe(&client, &mut event_loop).await;
+    // More than the broker's default queue holds (10,000), while nobody reads.
+    let mqtt = MqttOptions { url: format!("mqtt://{address}"), connections: 2, ..Default::default() };
+    let tally = run(options(MESSAGES), OutputOptions::Mqtt(mqtt), CancellationToken::new()).await.expect("ran");
+    let (sent, want) = expected(MESSAGES).await;
+    assert_eq!((tally.messages, tally.rows, &tally.by_kind), (want.messages, want.rows, &want.by_kind));
+    // Reads some, acknowledges only half of them, and loses its connection.
+    let mut received: HashMap<Bytes, u32> = HashMap::new();
+    for i in 0..100 {
+        let publish = next_publish(&mut event_loop).await;
+        if i % 2 == 0 {
+            client.ack(&publish).await.expect("queued");
+            *received.entry(publish.payload).or_default() += 1;
+        }
+    }
+    drop((client, event_loop));
+    let (client, mut event_loop) = subscriber(address);
+    let mut wanted: HashMap<Bytes, u32> = HashMap::new();
+    for message in &sent {
+        *wanted.entry(message.payload.clone()).or_default() += 1;
+    }
+    // Redeliveries are allowed at QoS 1, losses are not.
+    let is_complete = |received: &HashMap<Bytes, u32>| {
+        wanted.iter().all(|(payload, times)| received.get(payload).is_some_and(|got| got >= times))
+    };
+    let mut count = 0;
+    while count % 64 != 0 || !is_complete(&received) {
+        let publish = next_publish(&mut event_loop).await;
+        client.ack(&publish).await.expect("queued");
+        *received.entry(publish.payload).or_default() += 1;
+        count += 1;
+        if count >= sent.len() - 50 && is_complete(&received) {
+            break;
+        }
+    }
+    handle.stop().await.expect("stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_comes_back_empty_loses_nothing_on_its_way_in() {
+    const MESSAGES: u64 = 4_000;
+    let (address, mut handle) = broker::start(0).await.expect("a broker");
+    let mqtt = MqttOptions { url: format!("mqtt://{address}"), connections: 2, window: 20, ..Default::default() };
+    let stop = CancellationToken::new();
+    let slow = Options { rate: Rate::PerSecond(4_000.0), ..options(MESSAGES) };
+    let progress = slow.progress.clone();
+    let running = tokio::spawn(run(slow, OutputOptions::Mqtt(mqtt), stop.clone()));
+    while progress.messages.load(std::sync::atomic::Ordering::Relaxed) < 500 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    handle.stop().await.expect("stopped");
+    let (address, mut handle) = loop {
+        // The port may stay taken for a moment.
+        match broker::start(address.port()).await {
+            Ok(started) => break started,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let (client, mut event_loop) = subscriber(address);
+    subscribe(&client, &mut event_loop).await;
+    let tally = running.await.expect("no panic").expect("ran");
+    assert_eq!(tally.messages, MESSAGES);
+    handle.stop().await.expect("stopped");
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_there_is_an_error_and_not_an_account() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port();
+    let mqtt = MqttOptions { url: format!("mqtt://127.0.0.1:{port}"), patience: Duration::ZERO, ..Default::default() };
+    let error =
+        run(options(1_000), OutputOptions::Mqtt(mqtt), CancellationToken::new()).await.expect_err("nobody listens");
+    assert!(matches!(&error, Error::Unavailable(text) if text.contains(&port.to_string())), "{error}");
+}
+
+#[tokio::test]
+async fn a_wrong_call_is_said_before_anything_is_sent() {
+    for url in ["localhost", "http://localhost", "mqtt://"] {
+        let mqtt = MqttOptions { url: url.into(), ..Default::default() };
+        let error = run(options(1), OutputOptions::Mqtt(mqtt), CancellationToken::new()).await.expect_err("no address");
+        assert_eq!(error.exit_code(), 2, "{url}: {error}");
+    }
+    let feed = Feed::Fleet(FleetOptions { vehicles: 0, ..fleet() });
+    let error = run(Options { feed, ..options(1) }, OutputOptions::Stdout, CancellationToken::new()).await;
+    assert_eq!(error.expect_err("no vehicles").exit_code(), 2);
+    let lost = OutputOptions::File("/nowhere/{stream}.jsonl".into());
+    let error = run(options(1), lost, CancellationToken::new()).await.expect_err("no such folder");
+    assert!(error.to_string().contains("/nowhere/"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_receives_every_message_keyed_by_vehicle_and_in_order() {
+    const MESSAGES: u64 = 3_000;
+    let cluster: MockCluster<'static, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster");
+    for topic in ["vehicle.kinematic", "vehicle.status"] {
+        cluster.create_topic(topic, 3, 1).expect("a topic");
+    }
+    let topics =
+        FleetOptions { topic_kinematic: "vehicle.kinematic".into(), topic_status: "vehicle.status".into(), ..fleet() };
+    let kafka = KafkaOptions {
+        brokers: cluster.bootstrap_servers(),
+        properties: BTreeMap::new(),
+        finish_timeout: Duration::from_secs(60),
+    };
+    let options = Options { feed: Feed::Fleet(topics), ..options(MESSAGES) };
+    let tally = run(options, OutputOptions::Kafka(kafka), CancellationToken::new()).await.expect("ran");
+    let (sent, want) = expected(MESSAGES).await;
+    assert_eq!(tally.by_kind, want.by_kind);
+    let servers = cluster.bootstrap_servers();
+    let received = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", servers)
+            .set("group.id", "test")
+            .set("auto.offset.reset", "earliest")
+            .create()
+            .expect("a consumer");
+        consumer.subscribe(&["vehicle.kinematic", "vehicle.status"]).expect("subscribed");
+        let mut received: HashMap<(Vec<u8>, String), Vec<Vec<u8>>> = HashMap::new();
+        for _ in 0..MESSAGES {
+            let message = consumer.poll(Duration::from_secs(60)).expect("a message").expect("no error");
+            let key = (message.key().expect("a key").to_vec(), message.topic().to_owned());
+            received.entry(key).or_default().push(message.payload().expect("a payload").to_vec());
+        }
+        received
+    });
+    let received = received.await.expect("no panic");
+    let mut wanted: HashMap<(Vec<u8>, String), Vec<Vec<u8>>> = HashMap::new();
+    for message in sent {
+        let topic = if message.kind == Kind::Kinematic { "vehicle.kinematic" } else { "vehicle.status" };
+        wanted.entry((message.key.as_bytes().to_vec(), topic.into())).or_default().push(message.payload.to_vec());
+    }
+    assert_eq!(received, wanted);
+}
+
+#[tokio::test]
+async fn files_hold_what_the_account_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("{stream}.jsonl");
+    let manifest = folder.path().join("manifest.jsonl");
+    let options = Options { manifest: Some(manifest.clone()), ..options(1_000) };
+    let tally = run(options, OutputOptions::File(path), CancellationToken::new()).await.expect("ran");
+    let lines = |name: &str| -> Vec<Vec<u8>> {
+        let bytes = std::fs::read(folder.path().join(name)).expect("written");
+        bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+    };
+    let (kinematic, status) = (lines("kinematic.jsonl"), lines("status.jsonl"));
+    assert_eq!(kinematic.len() as u64, tally.messages_of(Kind::Kinematic));
+    assert_eq!((kinematic.len() + status.len()) as u64, tally.messages);
+    let listed: Vec<serde_json::Value> =
+        lines("manifest.jsonl").iter().map(|line| serde_json::from_slice(line).expect("JSON")).collect();
+    assert_eq!(listed.len(), 1_000);
+    assert_eq!(listed.iter().filter_map(|l| l["rows"].as_u64()).sum::<u64>(), tally.rows);
+    assert_eq!(tally.by_topic.keys().collect::<Vec<_>>(), ["fleet/+/kinematic", "fleet/+/status"]);
+}
+
+#[tokio::test]
+async fn a_run_ends_when_it_is_told_to() {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
+    let stop = CancellationToken::new();
+    let endless = Options { until: Until::default(), rate: Rate::PerSecond(1_000.0), ..options(0) };
+    let running = tokio::spawn(run(endless, OutputOptions::Channel(sender), stop.clone()));
+    receiver.recv().await.expect("a message");
+    stop.cancel();
+    let mut received = 1;
+    while receiver.recv().await.is_some() {
+        received += 1;
+    }
+    assert_eq!(running.await.expect("no panic").expect("ran").messages, received);
+    let (sender, receiver) = tokio::sync::mpsc::channel(16);
+    drop(receiver);
+    let error = run(options(10), OutputOptions::Channel(sender), CancellationToken::new()).await;
+    assert!(error.is_err(), "the receiver was gone");
+}
