@@ -275,8 +275,11 @@ impl Allow<'_> {
             );
             return clause;
         }
-        let names = self.functions.scalar_functions().keys().chain(self.functions.aggregate_functions().keys());
-        let close = closest(word, names.map(String::as_str)).map(|c| format!("Did you mean \"{c}\"?"));
+        let (scalar, aggregate) = (self.functions.scalar_functions(), self.functions.aggregate_functions());
+        let mut names: Vec<&str> = scalar.keys().chain(aggregate.keys()).map(String::as_str).collect();
+        // Of two that are equally close the longer one is meant (a letter was forgotten), and always the same one.
+        names.sort_by_key(|name| (std::cmp::Reverse(name.len()), *name));
+        let close = closest(word, names).map(|c| format!("Did you mean \"{c}\"?"));
         self.faults.push(self.piece.fault(span, format!("unknown function \"{word}\""), close));
         clause
     }

@@ -345,7 +345,11 @@ impl Compiler<'_> {
             let Some(checked) = self.check(piece, Purpose::Insert, !insert.columns.is_empty(), &insert.query) else {
                 continue;
             };
-            let (Some(sink), true) = (sink, checked.reads.iter().all(|r| self.relations.contains_key(r))) else {
+            if !checked.reads.iter().all(|r| self.relations.contains_key(r)) {
+                continue; // what it reads is broken, and that was said
+            }
+            let Some(sink) = sink else {
+                self.faults.extend(self.faults_without_sink(piece, insert, &checked));
                 continue;
             };
             match self.insert(piece, insert, sink, &checked) {
@@ -372,6 +376,18 @@ impl Compiler<'_> {
         };
         self.faults.push(piece.fault(insert.sink.span, format!("sink \"{name}\" does not exist"), hint));
         None
+    }
+
+    /// The query's own faults, where the sink is unknown already.
+    fn faults_without_sink(&self, piece: &Piece, insert: &InsertStatement, checked: &Checked) -> Vec<Fault> {
+        let planner = Planner { session: self.session, relations: &self.relations, piece, reads: &checked.reads };
+        let mut query = insert.query.as_ref().clone();
+        if checked.materialized.is_empty() {
+            carry_message(&mut query, &self.relations, false);
+        } else {
+            hide_columns(&mut query, &self.relations);
+        }
+        planner.analyze(query).err().into_iter().collect()
     }
 
     fn insert(

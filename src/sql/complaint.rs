@@ -4,6 +4,7 @@ use crate::sql::relation::{Relation, Relations};
 use crate::sql::text::{Piece, lower_first};
 use crate::types::fault::{Fault, closest};
 use crate::types::lineage::MSG_COLUMN;
+use arrow::datatypes::DataType;
 use datafusion::common::{Column, DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
@@ -32,6 +33,8 @@ pub fn fault(piece: &Piece, error: &DataFusionError, relations: &Relations, read
                 return piece.fault(span, format!("column \"{name}\" is neither a key nor inside an aggregate"), hint);
             }
             let (message, hint, word) = reworded(&text);
+            let field = word.as_deref().filter(|_| message.starts_with("field "));
+            let hint = hint.or(field.and_then(|f| close_field(f, relations, reads)));
             let span = if span.start.line > 0 { span } else { word.map_or(Span::empty(), |w| piece.find(&w)) };
             piece.fault(span, message, hint)
         }
@@ -78,6 +81,28 @@ fn columns_hint(relation: &Relation) -> String {
         .filter(|n| !relation.hidden.iter().any(|h| h == n))
         .collect();
     format!("It has {}.", names.join(", "))
+}
+
+/// A field of a struct, however deep, that is spelt nearly like `field`.
+fn close_field(field: &str, relations: &Relations, reads: &[String]) -> Option<String> {
+    let mut names = Vec::new();
+    for relation in reads.iter().filter_map(|r| relations.get(r)) {
+        relation.schema.fields().iter().for_each(|f| field_names(f.data_type(), &mut names));
+    }
+    closest(field, names).map(|close| format!("Did you mean \"{close}\"?"))
+}
+
+fn field_names<'a>(kind: &'a DataType, names: &mut Vec<&'a str>) {
+    match kind {
+        DataType::Struct(fields) => {
+            for field in fields {
+                names.push(field.name());
+                field_names(field.data_type(), names);
+            }
+        }
+        DataType::List(item) => field_names(item.data_type(), names),
+        _ => {} // no names in it
+    }
 }
 
 fn duplicate_name(piece: &Piece, span: Span, name: &str) -> Fault {

@@ -80,7 +80,7 @@ impl Reader<'_> {
         self.expect(&Token::LParen)?;
         let mut columns = self.columns(&Token::RParen, "table")?;
         for column in &columns {
-            self.check_reserved(column, name.span);
+            self.check_reserved(column);
         }
         let mut statement = TableStatement { name, columns: Vec::new(), source: None, route: None };
         if self.take_word("with") {
@@ -281,10 +281,14 @@ impl Reader<'_> {
             if seen.contains(&key) {
                 self.faults.push(self.piece.fault(span, format!("option \"{key}\" is given twice"), None));
             }
+            let mut unit_faults = Vec::new();
             let read = match key.as_str() {
                 "source" => self.option_source(&value).map(|source| statement.source = Some((source, value.span()))),
                 "route" => route(self.piece, &value).map(|route| statement.route = Some(route)),
-                "epoch_unit" => epoch_units(self.piece, &value, columns),
+                "epoch_unit" => {
+                    unit_faults = epoch_units(self.piece, &value, columns);
+                    Ok(())
+                }
                 _ => {
                     let close = closest(&key, TABLE_OPTIONS).map(|c| format!("Did you mean \"{c}\"? "));
                     let hint = format!(
@@ -294,9 +298,7 @@ impl Reader<'_> {
                     Err(self.piece.fault(span, format!("unknown option \"{key}\" of a table"), hint))
                 }
             };
-            if let Err(fault) = read {
-                self.faults.push(fault);
-            }
+            self.faults.extend(read.err().into_iter().chain(unit_faults));
             seen.push(key);
             if self.take(&Token::Comma) {
                 continue;
@@ -330,8 +332,9 @@ impl Reader<'_> {
         })
     }
 
-    fn check_reserved(&mut self, column: &Column, span: Span) {
+    fn check_reserved(&mut self, column: &Column) {
         let name = column.name.as_ref();
+        let span = self.piece.find(name);
         let meta = META_COLUMNS.contains(&name);
         if meta || name == EXTRA_COLUMN || name.starts_with(MSG_COLUMN) {
             let message = format!("column name \"{name}\" is taken");

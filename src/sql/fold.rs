@@ -147,7 +147,8 @@ fn group_by(
 
 fn missing_key(planner: &Planner, expr: &Expr) -> Fault {
     let name = short(expr);
-    planner.fault(
+    planner.fault_at(
+        name.trim_matches('"'),
         format!("the key {name} is not among the columns"),
         format!("Add {name} to the list: every key of a materialized view is one of its columns."),
     )

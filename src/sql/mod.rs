@@ -29,6 +29,8 @@ mod testing;
 mod tests;
 #[cfg(test)]
 mod tests_bisect;
+#[cfg(test)]
+mod tests_faults;
 
 use crate::sql::plan::{Plan, SqlFile};
 use crate::types::catalog::Catalog;

@@ -164,6 +164,13 @@ fn parse_fault(piece: &Piece, error: ParserError) -> Fault {
     let number = |s: &str| s.trim().parse::<u64>().unwrap_or(0);
     let at = location.map_or(Location::empty(), |(line, column)| Location::new(number(line), number(column)));
     let message = message.replacen("Expected: ", "expected ", 1).replacen("found: ", "found ", 1);
+    // At its end the parser knows no place; we do.
+    let (message, at) = match message.strip_suffix("found EOF") {
+        Some(expected) => {
+            (format!("{expected}found the end of the statement"), piece.tokens.last().map_or(at, |t| t.span.end))
+        }
+        None => (message, at),
+    };
     piece.fault(Span::new(at, at), lower_first(&message), None)
 }
 

@@ -88,36 +88,39 @@ fn route_value(piece: &Piece, expr: &Expr) -> Result<RouteValue, Fault> {
     })
 }
 
-/// `'ms'` for every TIMESTAMP, or `(sent_at = 'ms', measurements.t = 's')`.
-pub fn epoch_units(piece: &Piece, value: &Expr, columns: &mut [Column]) -> Result<(), Fault> {
+/// `'ms'` for every TIMESTAMP, or `(sent_at = 'ms', measurements.t = 's')`. Every fault of the pairs.
+pub fn epoch_units(piece: &Piece, value: &Expr, columns: &mut [Column]) -> Vec<Fault> {
     if text_value(value).is_some() {
-        let unit = epoch_unit(piece, value)?;
-        let mut found = false;
-        columns.iter_mut().for_each(|c| found |= set_unit_everywhere(&mut c.kind, unit));
-        if !found {
-            return Err(piece.fault(value.span(), "no column is a TIMESTAMP", "Remove epoch_unit.".to_string()));
-        }
-        return Ok(());
+        return match epoch_unit(piece, value) {
+            Err(fault) => vec![fault],
+            Ok(unit) => {
+                // Every column is visited: a short circuit would leave the later ones without a unit.
+                let found = columns.iter_mut().fold(false, |found, c| set_unit_everywhere(&mut c.kind, unit) | found);
+                let none = || piece.fault(value.span(), "no column is a TIMESTAMP", "Remove epoch_unit.".to_string());
+                if found { Vec::new() } else { vec![none()] }
+            }
+        };
     }
     let pairs: Vec<&Expr> = match value {
         Expr::Tuple(pairs) => pairs.iter().collect(),
         Expr::Nested(pair) => vec![pair.as_ref()],
         pair => vec![pair],
     };
-    for pair in pairs {
-        let Expr::BinaryOp { left, op: BinaryOperator::Eq, right } = pair else {
-            let hint = "Write epoch_unit = 'ms', or epoch_unit = (sent_at = 'ms', measurements.t = 's').";
-            return Err(piece.fault(pair.span(), format!("\"{pair}\" is not column = unit"), hint.to_string()));
-        };
-        let path: Vec<&str> = match left.as_ref() {
-            Expr::Identifier(ident) => vec![ident.value.as_str()],
-            Expr::CompoundIdentifier(parts) => parts.iter().map(|p| p.value.as_str()).collect(),
-            other => return Err(piece.fault(other.span(), format!("\"{other}\" is not a column"), None)),
-        };
-        let unit = epoch_unit(piece, right)?;
-        set_unit_at(columns, &path, unit).map_err(|(message, hint)| piece.fault(left.span(), message, hint))?;
-    }
-    Ok(())
+    pairs.into_iter().filter_map(|pair| epoch_unit_of(piece, pair, columns).err()).collect()
+}
+
+fn epoch_unit_of(piece: &Piece, pair: &Expr, columns: &mut [Column]) -> Result<(), Fault> {
+    let Expr::BinaryOp { left, op: BinaryOperator::Eq, right } = pair else {
+        let hint = "Write epoch_unit = 'ms', or epoch_unit = (sent_at = 'ms', measurements.t = 's').";
+        return Err(piece.fault(pair.span(), format!("\"{pair}\" is not column = unit"), hint.to_string()));
+    };
+    let path: Vec<&str> = match left.as_ref() {
+        Expr::Identifier(ident) => vec![ident.value.as_str()],
+        Expr::CompoundIdentifier(parts) => parts.iter().map(|p| p.value.as_str()).collect(),
+        other => return Err(piece.fault(other.span(), format!("\"{other}\" is not a column"), None)),
+    };
+    let unit = epoch_unit(piece, right)?;
+    set_unit_at(columns, &path, unit).map_err(|(message, hint)| piece.fault(left.span(), message, hint))
 }
 
 fn epoch_unit(piece: &Piece, value: &Expr) -> Result<EpochUnit, Fault> {
