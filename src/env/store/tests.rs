@@ -1,3 +1,5 @@
+//! Every store creates a name once, says who must act when it cannot, and shows no secret.
+
 use super::*;
 use async_trait::async_trait;
 use futures::stream::BoxStream;

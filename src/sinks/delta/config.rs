@@ -17,7 +17,7 @@ pub struct DeltaConfig {
     #[serde(default)]
     pub options: Settings,
     /// How REAL and DOUBLE columns are written. "byte_stream_split" is smaller and faster; "plain" is for readers that
-    /// do not know it, such as the vectorised reader of Spark before 4.2.
+    /// do not know it, such as Spark's vectorised reader up to 4.1.
     #[serde(default)]
     pub float_encoding: FloatEncoding,
 }

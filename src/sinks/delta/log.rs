@@ -242,9 +242,12 @@ impl Log {
         Ok(changes)
     }
 
-    /// True when commits after `version` may have been cleaned away: its successor is missing although later versions
-    /// exist. Creating the successor would then write into the past.
+    /// True when the log was cleaned, or replaced, beyond `version`: its successor is missing although later versions
+    /// exist, or the version itself is gone. Creating the successor would then write into the past, or into nothing.
     pub async fn has_hole_after(&self, version: u64) -> Result<bool> {
+        if self.read(version).await?.is_none() {
+            return Ok(true);
+        }
         let (mut next, mut later) = (false, false);
         let mut listing = self
             .table

@@ -11,8 +11,8 @@ use arrow::row::{RowConverter, SortField};
 use deltalake::DeltaTableError;
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::kernel::Add;
-use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
@@ -127,9 +127,12 @@ impl EpochWriter {
             tracing::warn!(table = %self.location.display, %error, "could not abort an upload");
         }
         for add in &self.finished {
-            let path = object_store::path::Path::from(add.path.as_str());
-            if let Err(error) = object_store::ObjectStoreExt::delete(&self.store, &path).await {
-                tracing::warn!(table = %self.location.display, path = %path, %error, "could not remove an unused file");
+            let removed = match object_store::path::Path::parse(&add.path) {
+                Ok(path) => self.store.delete(&path).await,
+                Err(e) => Err(e.into()),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(table = %self.location.display, file = add.path, %error, "could not remove an unused file");
             }
         }
     }
