@@ -249,3 +249,18 @@ async fn a_run_ends_when_it_is_told_to() {
     let error = run(options(10), OutputOptions::Channel(sender), CancellationToken::new()).await;
     assert!(error.is_err(), "the receiver was gone");
 }
+
+/// The command in testdata/README.md, as options.
+#[tokio::test]
+async fn the_files_in_testdata_are_what_their_seed_gives() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shares = Shares { malformed: 0.04, duplicates: 0.03, late: 0.02, out_of_order: 0.03 };
+    let feed = Feed::Fleet(FleetOptions { seed: 7, vehicles: 25, shares, ..Default::default() });
+    let output = OutputOptions::File(folder.path().join("{stream}.jsonl"));
+    run(Options { feed, ..options(400) }, output, CancellationToken::new()).await.expect("ran");
+    let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/fleet");
+    for name in ["kinematic.jsonl", "status.jsonl"] {
+        let made = std::fs::read(folder.path().join(name)).expect("written");
+        assert!(made == std::fs::read(kept.join(name)).expect("kept"), "{name} differs: see testdata/README.md");
+    }
+}

@@ -1,6 +1,6 @@
 //! Integration tests: the crate from outside, against servers where a test asks for one. One binary, one link.
 
 mod cases;
-mod mqtt;
 mod fleet;
+mod mqtt;
 mod s3;
