@@ -243,7 +243,7 @@ fn open_url(address: &str, url: Url, options: &BTreeMap<String, String>) -> Resu
 }
 
 /// The options people need, for "did you mean"; object_store knows more.
-const S3_OPTIONS: [&str; 9] = [
+const S3_OPTIONS: [&str; 8] = [
     "aws_access_key_id",
     "aws_secret_access_key",
     "aws_session_token",
@@ -252,7 +252,6 @@ const S3_OPTIONS: [&str; 9] = [
     "aws_allow_http",
     "aws_virtual_hosted_style_request",
     "aws_skip_signature",
-    "aws_profile",
 ];
 const GS_OPTIONS: [&str; 3] =
     ["google_service_account", "google_service_account_key", "google_application_credentials"];
@@ -273,6 +272,25 @@ fn config_key<K: FromStr>(key: &str, known: &[&str]) -> Result<K> {
         };
         Error::refused(format!("unknown store option \"{key}\""), hint)
     })
+}
+
+/// What is wrong with an option of this name at this address, and a hint. Pure: for configs that are only read.
+pub fn option_fault(address: &str, key: &str) -> Option<(String, String)> {
+    let parsed = match address.split_once("://").map(|(scheme, _)| scheme) {
+        None | Some("file") => {
+            return Some((
+                format!("option \"{key}\" has no meaning for a local directory"),
+                "Remove it, or give an object-store address.".to_owned(),
+            ));
+        }
+        Some("gs") => config_key::<GoogleConfigKey>(key, &GS_OPTIONS).err(),
+        Some("az" | "azure" | "adl" | "abfs" | "abfss") => config_key::<AzureConfigKey>(key, &AZ_OPTIONS).err(),
+        Some(_) => config_key::<AmazonS3ConfigKey>(key, &S3_OPTIONS).err(),
+    };
+    match parsed {
+        Some(Error::Refused { what, hint }) => Some((what, hint)),
+        _ => None,
+    }
 }
 
 /// Creates one name twice. A store that lets the second through would let two processes write the same record, so it is

@@ -61,6 +61,19 @@ async fn a_directory_without_the_right_to_write_is_refused_with_a_hint() {
     assert!(probe.contains("Check") || probe.contains("right to write"), "{probe}");
 }
 
+#[test]
+fn options_are_known_by_name() {
+    for (address, known) in [("s3://b/p", &S3_OPTIONS[..]), ("gs://b/p", &GS_OPTIONS), ("az://c/p", &AZ_OPTIONS)] {
+        for key in known {
+            assert_eq!(option_fault(address, key), None, "{address}");
+        }
+        assert!(option_fault(address, "colour").is_some_and(|(_, hint)| hint.contains(known[0])), "{address}");
+    }
+    let (what, hint) = option_fault("s3://b/p", "aws_regoin").unwrap();
+    assert_eq!((what.as_str(), hint.as_str()), ("unknown store option \"aws_regoin\"", "Did you mean \"aws_region\"?"));
+    assert!(option_fault("/data/lake", "aws_region").is_some_and(|(what, _)| what.contains("local directory")));
+}
+
 /// What every store must do, whichever it is.
 async fn conformance(location: Location) {
     probe_create_if_absent(&location).await.unwrap();

@@ -2,6 +2,7 @@
 
 use crate::config::section::Section;
 use crate::config::value::{Address, Settings};
+use crate::env::store;
 use crate::types::fault::Fault;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -47,24 +48,20 @@ pub fn validate(section: &Section) -> Result<DeltaConfig, Vec<Fault>> {
         let fault = section.fault("uri", "the address of the lake is empty");
         faults.push(fault.with_hint("Write a directory or s3://bucket/prefix."));
     }
-    match config.uri.split_once("://") {
-        Some((scheme, rest)) => {
-            if !["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "file"].contains(&scheme) {
-                let fault = section.fault("uri", format!("\"{scheme}\" is not a kind of store we write to"));
-                faults.push(fault.with_hint("Write a directory, s3://, gs:// or az://."));
-            }
-            let host = rest.split('/').next().unwrap_or_default();
-            if rest.contains('?') || (host.contains(':') && host.contains('@')) {
-                let fault = section.fault("uri", "the address holds credentials");
-                faults.push(fault.with_hint("Give them as options, as { env = \"NAME\" } or { file = \"PATH\" }."));
-            }
+    if let Some((scheme, rest)) = config.uri.split_once("://") {
+        if !["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "file"].contains(&scheme) {
+            let fault = section.fault("uri", format!("\"{scheme}\" is not a kind of store we write to"));
+            faults.push(fault.with_hint("Write a directory, s3://, gs:// or az://."));
         }
-        None => {
-            if let Some(option) = config.options.keys().next() {
-                let message = format!("option \"{option}\" has no meaning for a local directory");
-                let fault = section.fault_in(&["options", option], message);
-                faults.push(fault.with_hint("Remove it, or give an object-store address."));
-            }
+        let host = rest.split('/').next().unwrap_or_default();
+        if rest.contains('?') || (host.contains(':') && host.contains('@')) {
+            let fault = section.fault("uri", "the address holds credentials");
+            faults.push(fault.with_hint("Give them as options, as { env = \"NAME\" } or { file = \"PATH\" }."));
+        }
+    }
+    for option in config.options.keys() {
+        if let Some((message, hint)) = store::option_fault(&config.uri, option) {
+            faults.push(section.fault_in(&["options", option], message).with_hint(hint));
         }
     }
     section.judge(config, faults)
@@ -99,6 +96,10 @@ mod tests {
         assert_eq!(
             faults("uri = 'lake'\noptions = { aws_region = 'x' }"),
             ["2:option \"aws_region\" has no meaning for a local directory"]
+        );
+        assert_eq!(
+            faults("uri = 's3://bucket/lake'\n[options]\naws_region = 'x'\naws_key = 'y'"),
+            ["4:unknown store option \"aws_key\""]
         );
         assert_eq!(faults("uri = 'lake'\nfloat_encoding = 'rle'").len(), 1);
         assert_eq!(faults("uri = 'lake'\npartition = ['x']").len(), 1);

@@ -490,3 +490,29 @@ async fn properties_are_understood() {
     assert!(format!("{:?}", config.isolation_level).contains("WriteSerializable"));
     assert_eq!(ask(&table, "SELECT \"a.b\", \"order\" FROM t WHERE \"9`\" > 1").await, "y 2");
 }
+
+/// The log is cleaned behind a checkpoint while commits go on: nothing that is still needed goes with it (I14).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cleaned_log_still_holds_everything() {
+    let location = Location::in_memory();
+    open(&location, plain()).await.unwrap();
+    let delta = foreign(&location).await;
+    let mut metadata = serde_json::to_value(delta.snapshot().unwrap().metadata()).unwrap();
+    metadata["configuration"]["delta.logRetentionDuration"] = "interval 0 seconds".into();
+    foreign_commit(&location, vec![Action::Metadata(serde_json::from_value(metadata).unwrap())], vec![]).await;
+    let table = open(&location, plain()).await.unwrap();
+    for epoch in 1..=230 {
+        let next = landing(&table, &[rows(epoch, 1)]).await;
+        table.apply(Epoch(epoch as u64), &next).await.unwrap();
+    }
+    let log = location.list(&format!("{TABLE}/_delta_log")).await.unwrap();
+    assert!(log.len() < 150, "{} objects are left in the log", log.len());
+    assert!(!log.iter().any(|o| o.location.as_ref().ends_with("00000000000000000001.json")));
+    for table in [table, open(&location, plain()).await.unwrap()] {
+        assert_eq!(count(&table).await, "230 230 26565");
+        assert_eq!(
+            (table.snapshot().applied, table.transactions().await.unwrap()),
+            (Epoch(230), [(app_id(), 230)].into())
+        );
+    }
+}
