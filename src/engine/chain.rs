@@ -1,0 +1,82 @@
+//! Records and state segments in the checkpoint location: reads and writes, no decisions.
+
+use crate::checkpoint::place::{RECORDS, record_epoch, record_path};
+use crate::checkpoint::record::{Record, SegmentRef, Unreadable};
+use crate::env::store::{Location, PutOutcome};
+use crate::types::epoch::Epoch;
+use crate::types::error::{Error, Result};
+use arrow::ipc::reader::FileReader;
+use arrow::ipc::writer::FileWriter;
+use arrow::record_batch::RecordBatch;
+use std::io::Cursor;
+
+#[derive(Clone)]
+pub struct Chain {
+    pub location: Location,
+}
+
+impl Chain {
+    fn context(&self, error: Error) -> Error {
+        error.context("checkpoint location")
+    }
+
+    /// Epochs of all records there are, ascending.
+    pub async fn epochs(&self) -> Result<Vec<Epoch>> {
+        let listed = self.location.list(RECORDS).await.map_err(|e| self.context(e))?;
+        let name = |o: &object_store::ObjectMeta| Some(format!("{RECORDS}/{}", o.location.filename()?));
+        let mut epochs: Vec<Epoch> = listed.iter().filter_map(|o| record_epoch(&name(o)?)).collect();
+        epochs.sort();
+        Ok(epochs)
+    }
+
+    /// The record as it is stored; what is unreadable about it is for `checkpoint::decide` to judge.
+    pub async fn read(&self, epoch: Epoch) -> Result<Option<Result<Record, Unreadable>>> {
+        let bytes = self.location.get(&record_path(epoch)).await.map_err(|e| self.context(e))?;
+        Ok(bytes.map(|bytes| Record::decode(&bytes, epoch, None)))
+    }
+
+    /// DECIDE: create-if-absent, the only linearisation point. An error means "unknown": read the record back.
+    pub async fn create(&self, record: &Record) -> Result<PutOutcome> {
+        let created = self.location.put_create(&record_path(record.epoch), record.encode().into()).await;
+        created.map_err(|e| self.context(e))
+    }
+
+    /// PREPARE: one state segment as an Arrow IPC file; durable when this returns.
+    pub async fn put_segment(&self, slot: u32, epoch: Epoch, base: bool, path: String, rows: &RecordBatch) -> Result<SegmentRef> {
+        let bytes = encode(rows)?;
+        let segment = SegmentRef {
+            slot,
+            epoch,
+            base,
+            path,
+            rows: rows.num_rows() as u64,
+            bytes: bytes.len() as u64,
+            crc32: crc32fast::hash(&bytes),
+        };
+        self.location.put(&segment.path, bytes.into()).await.map_err(|e| self.context(e))?;
+        Ok(segment)
+    }
+
+    pub async fn get_segment(&self, segment: &SegmentRef) -> Result<Vec<RecordBatch>> {
+        let damaged = |what: &str| {
+            Error::refused(
+                format!("checkpoint location {}: state segment \"{}\" {what}", self.location.display, segment.path),
+                "Restore the object from a backup; or move the view's SQL to a new name, so that it starts empty and is complete from then on.",
+            )
+        };
+        let found = self.location.get(&segment.path).await.map_err(|e| self.context(e))?;
+        let bytes = found.ok_or_else(|| damaged("is missing"))?;
+        if bytes.len() as u64 != segment.bytes || crc32fast::hash(&bytes) != segment.crc32 {
+            return Err(damaged("is not the one the record names (length or checksum differ)"));
+        }
+        let reader = FileReader::try_new(Cursor::new(bytes), None)?;
+        Ok(reader.collect::<Result<Vec<_>, _>>()?)
+    }
+}
+
+fn encode(rows: &RecordBatch) -> Result<Vec<u8>> {
+    let mut writer = FileWriter::try_new(Vec::new(), rows.schema_ref())?;
+    writer.write(rows)?;
+    writer.finish()?;
+    Ok(writer.into_inner()?)
+}

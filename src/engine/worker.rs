@@ -1,0 +1,383 @@
+//! The slot loop: one thread that takes what has arrived, decodes it, runs the plan, folds state and publishes.
+//!
+//! Promises: every message of a handover is in exactly one batch, in order per partition (I2); the ledger balances per
+//! batch (I3); a cut falls between two batches. It leaves files to `deliver`, keys to `upsert`, and never does I/O.
+
+use crate::checkpoint::next::PartitionCut;
+use crate::engine::dead_letter;
+use crate::engine::deliver::Delivery;
+use crate::engine::ingest::{Ingest, Ingested, Outcome, message_at};
+use crate::engine::published::{Board, PartitionProgress, Published, Uncommitted};
+use crate::engine::upsert::Touched;
+use crate::sinks::delta::table::Prepared;
+use crate::sources::Handover;
+use crate::sql::exec::Stateless;
+use crate::sql::plan::{InsertFrom, Plan};
+use crate::state::cut::SlotView;
+use crate::state::view::{FrozenView, ViewState};
+use crate::types::count::Counts;
+use crate::types::epoch::Epoch;
+use crate::types::error::{Error, Result};
+use crate::types::invariant;
+use crate::types::limit::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+use crate::types::position::{PartitionId, Position, Span};
+use arrow::record_batch::RecordBatch;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// What the checkpointer asks of a slot.
+pub enum Order {
+    /// Everything so far belongs to this epoch. `drain`: first take everything that is still in the queue, until the
+    /// sources have let go of it (end of `--once`, clean stop).
+    Cut { epoch: Epoch, drain: bool, reply: oneshot::Sender<SlotCut> },
+    /// The lake has everything up to this epoch.
+    Applied(Epoch),
+}
+
+/// A slot frozen between two batches.
+pub struct SlotCut {
+    pub slot: u32,
+    pub partitions: Vec<PartitionCut>,
+    /// By index in `Plan::views`: the state rows born in this epoch.
+    pub segments: Vec<Option<RecordBatch>>,
+    /// By index in `Plan::views`, for a new base.
+    pub frozen: Vec<FrozenView>,
+    /// The epoch's files, complete and durable, by "sink.table".
+    pub prepared: oneshot::Receiver<Result<BTreeMap<Arc<str>, Prepared>>>,
+}
+
+/// Bytes of rows that no applied epoch holds yet, over all slots. Above `soft` the epoch is sealed early, above `hard`
+/// slots take nothing more: sources pause, nothing is dropped (I9).
+pub struct Pressure {
+    pub held: AtomicU64,
+    pub soft: u64,
+    pub hard: u64,
+    pub seal_early: Notify,
+}
+
+impl Pressure {
+    fn add(&self, bytes: u64) {
+        if self.held.fetch_add(bytes, Ordering::Relaxed) + bytes > self.soft {
+            self.seal_early.notify_one();
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.hard
+    }
+}
+
+pub struct WorkerParts {
+    pub slot: u32,
+    pub plan: Arc<Plan>,
+    pub ingest: Ingest,
+    pub stateless: Stateless,
+    pub views: Vec<ViewState>,
+    /// Where partitions of this slot stand, from the record.
+    pub partitions: BTreeMap<PartitionId, PartitionStart>,
+    pub inbox: mpsc::Receiver<Handover>,
+    pub orders: mpsc::UnboundedReceiver<Order>,
+    pub deliver: mpsc::Sender<Delivery>,
+    pub upsert: Option<mpsc::Sender<Touched>>,
+    pub board: Arc<Board>,
+    pub pressure: Arc<Pressure>,
+    /// "sink.dead_letter"
+    pub dead_letter: Arc<str>,
+    pub clock: crate::env::clock::Clock,
+}
+
+#[derive(Clone, Debug)]
+pub struct PartitionStart {
+    pub position: Position,
+    pub identity: Option<Arc<serde_json::Value>>,
+    pub counts: Counts,
+}
+
+struct Progress {
+    span: Span,
+    identity: Option<Arc<serde_json::Value>>,
+    /// Since the chain began.
+    counts: Counts,
+    /// Since the last cut.
+    epoch_counts: Counts,
+}
+
+pub struct Worker {
+    parts: WorkerParts,
+    progress: BTreeMap<PartitionId, Progress>,
+    uncommitted: Uncommitted,
+    /// By index in `Plan::inserts`: "sink.table".
+    insert_tables: Vec<Arc<str>>,
+    /// By index in `Plan::views`: whether an upsert sink wants its touched keys.
+    wanted: Vec<bool>,
+    rejects: BTreeMap<&'static str, u64>,
+    unknown_fields: BTreeMap<Arc<str>, u64>,
+    batches: u64,
+}
+
+enum Wake {
+    Order(Order),
+    Handover(Handover),
+    /// All sources have let go of the queue.
+    Drained,
+    /// The engine is gone.
+    Closed,
+}
+
+impl Worker {
+    pub fn new(parts: WorkerParts) -> Self {
+        let insert_tables = parts.plan.inserts.iter().map(|i| format!("{}.{}", i.sink, i.table).into()).collect();
+        let mut wanted = vec![false; parts.plan.views.len()];
+        for insert in &parts.plan.inserts {
+            if let InsertFrom::View { view, .. } = &insert.from {
+                wanted[*view] = true;
+            }
+        }
+        let progress = parts
+            .partitions
+            .iter()
+            .map(|(id, start)| {
+                let span = Span::new(start.position, start.position);
+                let identity = start.identity.clone();
+                (id.clone(), Progress { span, identity, counts: start.counts, epoch_counts: Counts::default() })
+            })
+            .collect();
+        let worker = Worker {
+            parts,
+            progress,
+            uncommitted: Uncommitted::default(),
+            insert_tables,
+            wanted,
+            rejects: BTreeMap::new(),
+            unknown_fields: BTreeMap::new(),
+            batches: 0,
+        };
+        worker.publish();
+        worker
+    }
+
+    /// Runs until the engine lets go of the orders channel. Blocks its thread; call it on one of its own.
+    pub fn run(mut self) -> Result<()> {
+        let mut drained = false;
+        loop {
+            match self.wait(drained) {
+                Wake::Closed => return Ok(()),
+                Wake::Drained => drained = true,
+                Wake::Handover(first) => self.batch(first)?,
+                Wake::Order(Order::Applied(epoch)) => {
+                    let freed = self.uncommitted.applied(epoch);
+                    self.parts.pressure.held.fetch_sub(freed, Ordering::Relaxed);
+                    self.publish();
+                }
+                Wake::Order(Order::Cut { epoch, drain, reply }) => {
+                    while drain && let Some(first) = self.parts.inbox.blocking_recv() {
+                        self.batch(first)?;
+                    }
+                    drained |= drain;
+                    let cut = self.cut(epoch)?;
+                    // The checkpointer may have given up in the meantime; then nothing was promised to anyone.
+                    if reply.send(cut).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, drained: bool) -> Wake {
+        let full = self.parts.pressure.is_full();
+        let (orders, inbox) = (&mut self.parts.orders, &mut self.parts.inbox);
+        futures::executor::block_on(async {
+            if drained || full {
+                return orders.recv().await.map_or(Wake::Closed, Wake::Order);
+            }
+            tokio::select! {
+                biased;
+                order = orders.recv() => order.map_or(Wake::Closed, Wake::Order),
+                handover = inbox.recv() => handover.map_or(Wake::Drained, Wake::Handover),
+            }
+        })
+    }
+
+    /// One batch: what has arrived, up to the bounds. All of it or nothing reaches state and sinks.
+    fn batch(&mut self, first: Handover) -> Result<()> {
+        let mut bytes = first.messages.bytes();
+        let mut count = first.messages.items.len();
+        let mut handovers = vec![first];
+        while count < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
+            let Ok(next) = self.parts.inbox.try_recv() else { break };
+            bytes += next.messages.bytes();
+            count += next.messages.items.len();
+            handovers.push(next);
+        }
+        let now_us = self.parts.clock.now_us();
+        let mut ingested = self.parts.ingest.decode(&handovers);
+        let tables = std::mem::take(&mut ingested.tables);
+        let (outputs, guilty) = self.parts.stateless.bisect(tables, now_us)?;
+        for reject in guilty {
+            ingested.outcomes[reject.index as usize] = Outcome::Rejected;
+            ingested.rejects.push(reject);
+        }
+        self.account(&handovers, &ingested)?;
+
+        let plan = self.parts.plan.clone();
+        let mut touched = Vec::new();
+        for (i, view) in plan.views.iter().enumerate() {
+            let rows = outputs.node(view.input);
+            if rows.iter().any(|b| b.num_rows() > 0) {
+                let keys = self.parts.views[i].apply(rows, &ingested.lineage).map_err(|e| {
+                    e.context(format!("materialized view \"{}\" could not fold a batch", view.name))
+                })?;
+                if self.wanted[i] {
+                    touched.push((i, keys));
+                }
+                self.parts.views[i].compact()?;
+            }
+        }
+        for (i, insert) in plan.inserts.iter().enumerate() {
+            let InsertFrom::Node(node) = insert.from else { continue };
+            let table = self.insert_tables[i].clone();
+            for rows in outputs.node(node).iter().filter(|b| b.num_rows() > 0) {
+                let rows = without_msg(rows, &insert.schema)?;
+                self.deliver(&table, rows)?;
+            }
+        }
+        self.deliver_rejects(&handovers, &ingested)?;
+        self.batches += 1;
+        self.publish();
+        self.notify_upsert(touched)
+    }
+
+    fn deliver(&mut self, table: &Arc<str>, rows: RecordBatch) -> Result<()> {
+        let bytes = self.uncommitted.push(table, rows.clone());
+        self.parts.pressure.add(bytes);
+        self.send_delivery(Delivery::Rows { table: table.clone(), rows })
+    }
+
+    fn send_delivery(&self, delivery: Delivery) -> Result<()> {
+        let stopped = |_| Error::Failed(format!("slot {}: the deliver thread has stopped", self.parts.slot));
+        self.parts.deliver.blocking_send(delivery).map_err(stopped)
+    }
+
+    fn deliver_rejects(&mut self, handovers: &[Handover], ingested: &Ingested) -> Result<()> {
+        if ingested.rejects.is_empty() {
+            return Ok(());
+        }
+        let mut rejects: Vec<_> = ingested
+            .rejects
+            .iter()
+            .map(|r| (r.clone(), &ingested.lineage.origins[r.index as usize], message_at(handovers, r.index)))
+            .collect();
+        rejects.sort_by_key(|(r, _, _)| r.index);
+        for (reject, origin, _) in &rejects {
+            *self.rejects.entry(reject.reason.code()).or_default() += 1;
+            tracing::debug!(partition = %origin.partition, position = origin.position.0, reason = %reject.reason, "message rejected");
+        }
+        let table = self.parts.dead_letter.clone();
+        self.deliver(&table, dead_letter::rows(&rejects))
+    }
+
+    /// The ledger of a batch: positions move on, counts add up (I2, I3).
+    fn account(&mut self, handovers: &[Handover], ingested: &Ingested) -> Result<()> {
+        let mut outcomes = ingested.outcomes.iter();
+        for handover in handovers {
+            let messages = &handover.messages;
+            let mut counts = Counts::default();
+            for outcome in outcomes.by_ref().take(messages.items.len()) {
+                counts.received += 1;
+                match outcome {
+                    Outcome::Decoded => counts.decoded += 1,
+                    Outcome::Rejected => counts.rejected += 1,
+                    Outcome::Dropped => counts.dropped += 1,
+                }
+            }
+            counts.check();
+            let mut floor = messages.span.from;
+            for message in &messages.items {
+                let position = message.position;
+                invariant::check(&invariant::I2, floor <= position && position < messages.span.to, || {
+                    format!("{}: message at {position} outside its place in {}", messages.partition, messages.span)
+                });
+                floor = Position(position.0 + 1);
+            }
+            let progress = self.progress.entry(messages.partition.as_ref().clone()).or_insert_with(|| Progress {
+                span: Span::new(messages.span.from, messages.span.from),
+                identity: None,
+                counts: Counts::default(),
+                epoch_counts: Counts::default(),
+            });
+            progress.span.extend(messages.span);
+            progress.counts.add(&counts);
+            progress.epoch_counts.add(&counts);
+            if messages.identity.is_some() {
+                progress.identity = messages.identity.clone();
+            }
+        }
+        for (source, n) in &ingested.unknown_fields {
+            *self.unknown_fields.entry(source.clone()).or_default() += n;
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, epoch: Epoch) -> Result<SlotCut> {
+        let slot = self.parts.slot;
+        let partitions = self
+            .progress
+            .iter_mut()
+            .map(|(id, p)| PartitionCut {
+                partition: id.clone(),
+                slot,
+                span: std::mem::replace(&mut p.span, Span::new(p.span.to, p.span.to)),
+                identity: p.identity.as_deref().cloned(),
+                counts: std::mem::take(&mut p.epoch_counts),
+            })
+            .collect();
+        let mut segments = Vec::with_capacity(self.parts.views.len());
+        for view in &mut self.parts.views {
+            segments.push(view.cut()?);
+        }
+        let frozen = self.parts.views.iter().map(ViewState::freeze).collect();
+        self.uncommitted.seal(epoch);
+        let (reply, prepared) = oneshot::channel();
+        self.send_delivery(Delivery::Seal { reply })?;
+        self.publish();
+        Ok(SlotCut { slot, partitions, segments, frozen, prepared })
+    }
+
+    fn publish(&self) {
+        let view = SlotView {
+            views: self.parts.views.iter().map(ViewState::freeze).collect(),
+            uncommitted: self.uncommitted.tables().clone(),
+        };
+        let partitions = self
+            .progress
+            .iter()
+            .map(|(id, p)| (id.clone(), PartitionProgress { position: p.span.to, counts: p.counts }))
+            .collect();
+        self.parts.board.publish(Published {
+            view: Arc::new(view),
+            partitions: Arc::new(partitions),
+            rejects: self.rejects.clone(),
+            unknown_fields: self.unknown_fields.clone(),
+            view_keys: self.parts.views.iter().map(ViewState::keys).collect(),
+            view_bytes: self.parts.views.iter().map(ViewState::bytes).collect(),
+            batches: self.batches,
+        });
+    }
+
+    fn notify_upsert(&mut self, touched: Vec<(usize, RecordBatch)>) -> Result<()> {
+        let Some(upsert) = &self.parts.upsert else { return Ok(()) };
+        // Also without touched keys: the hold-back after a restart counts positions.
+        upsert
+            .blocking_send(Touched::Keys(touched))
+            .map_err(|_| Error::Failed(format!("slot {}: the upsert thread has stopped", self.parts.slot)))
+    }
+}
+
+/// Drops `__msg` and takes the sink's schema (same types; nullability relaxed).
+fn without_msg(rows: &RecordBatch, schema: &arrow::datatypes::SchemaRef) -> Result<RecordBatch> {
+    let columns = rows.columns()[..rows.num_columns() - 1].to_vec();
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
