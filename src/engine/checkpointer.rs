@@ -7,7 +7,8 @@ use crate::checkpoint::decide::{Decided, decided};
 use crate::checkpoint::next::{Author, Cut, TableCut, next_record};
 use crate::checkpoint::place::segment_path;
 use crate::checkpoint::record::{Record, SegmentRef, ViewRecord};
-use crate::engine::chain::{Chain, Created};
+use crate::engine::chain::Chain;
+use crate::env::store::PutOutcome;
 use crate::engine::published::Board;
 use crate::engine::upsert::Touched;
 use crate::engine::worker::{Order, Pressure, SlotCut};
@@ -280,17 +281,17 @@ pub async fn write_record(chain: &Chain, record: &Record, trouble: impl Fn(&str)
     let mut wait_ms = RETRY_MS_FIRST;
     loop {
         let error = match chain.create(record).await {
-            Ok(Created::New) => return Ok(()),
-            Ok(Created::Exists) => None,
+            Ok(PutOutcome::Created) => return Ok(()),
+            Ok(PutOutcome::AlreadyExists) => None,
             Err(e) if e.is_retriable() => Some(e),
             Err(e) => return Err(e),
         };
         match chain.read(record.epoch).await {
             Ok(found) => match decided(found.as_ref(), &record.attempt) {
                 Decided::Ours => return Ok(()),
-                Decided::Fenced { owner } => {
+                Decided::Fenced { by } => {
                     return Err(Error::Fenced(format!(
-                        "record {} of this pipeline was written by {owner}; nothing of this process's epoch {} counts",
+                        "record {} of this pipeline was written by {by}; nothing of this process's epoch {} counts",
                         record.epoch, record.epoch
                     )));
                 }

@@ -11,7 +11,7 @@ use crate::engine::dead_letter;
 use crate::engine::deliver;
 use crate::engine::ingest::Ingest;
 use crate::engine::published::Board;
-use crate::engine::recover::{self, Recovered};
+use crate::engine::recover::{self, Recovered, Recovery};
 use crate::engine::running::{Live, LiveSource, LiveTable, Running};
 use crate::engine::upsert::{self, Touched};
 use crate::engine::worker::{Order, PartitionStart, Pressure, Worker, WorkerParts};
@@ -60,11 +60,18 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
 
     let slot_count = slot_count(&config.pipeline.slots, &plan);
     let author = Authorship { owner: recover::owner(&clock), slots: slot_count as u32 };
-    let sinks = recover::connect_sinks(&delta).await?;
-    let wanted = wanted_tables(&plan, &dead_letter_sink, &delta)?;
-    let recovered =
-        recover::recover(&chain, &config.pipeline, &plan, &author, &clock, &sinks, wanted, &kv).await?;
-    let Recovered { claim, tables, restored_from, .. } = recovered;
+    let recovery = Recovery {
+        chain: &chain,
+        pipeline: &config.pipeline.name,
+        plan: &plan,
+        author: &author,
+        clock: &clock,
+        delta: &delta,
+        wanted: wanted_tables(&plan, &dead_letter_sink, &delta),
+        kv: &kv,
+        journals: crate::journal::chains(&config.pipeline.data_dir)?,
+    };
+    let Recovered { claim, tables } = recovery.run().await?;
 
     let dead_letter: Arc<str> = format!("{dead_letter_sink}.{}", dead_letter::TABLE).into();
     let in_flight_bytes = config.limits.memory.bytes() * SHARE_IN_FLIGHT_PERCENT / 100;
@@ -84,7 +91,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         ..Default::default()
     }));
 
-    let views = recover::restore_views(&chain, &plan, &restored_from, slot_count).await?;
+    let views = recover::restore_views(&chain, &plan, &claim, slot_count).await?;
     let mut crew = Crew::new();
     let boards: Vec<Arc<Board>> = (0..slot_count).map(|_| Arc::default()).collect();
     let kv_ready = Arc::new(AtomicBool::new(false));
@@ -257,7 +264,7 @@ fn wanted_tables(
     plan: &crate::sql::plan::Plan,
     dead_letter_sink: &str,
     delta: &BTreeMap<String, crate::engine::assemble::DeltaPart>,
-) -> Result<Vec<(String, TableSpec)>> {
+) -> Vec<(String, TableSpec)> {
     let mut wanted = Vec::new();
     let mut seen = BTreeSet::new();
     let partition_by = |sink: &str, table: &str| -> Vec<String> {
@@ -273,7 +280,7 @@ fn wanted_tables(
     let partition_by = partition_by(dead_letter_sink, dead_letter::TABLE);
     let spec = TableSpec { name: dead_letter::TABLE.into(), schema: dead_letter::schema(), partition_by };
     wanted.push((dead_letter_sink.to_string(), spec));
-    Ok(wanted)
+    wanted
 }
 
 /// Threads of the pipeline and the first thing that went wrong in one of them.

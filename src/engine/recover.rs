@@ -1,0 +1,216 @@
+//! Observe, decide, roll forward, claim, restore: everything before a source may connect.
+
+use crate::checkpoint::decide::{Observed, ObservedTable, Step, app_id, decide};
+use crate::checkpoint::next::{claim_record, first_record};
+use crate::checkpoint::record::{Record, ViewRecord};
+use crate::engine::assemble::DeltaPart;
+use crate::engine::chain::Chain;
+use crate::engine::checkpointer::{Authorship, TableEntry, apply, write_record};
+use crate::env::clock::Clock;
+use crate::sinks::delta::sink::DeltaSink;
+use crate::sinks::delta::table::TableSpec;
+use crate::sinks::kv::KvSink;
+use crate::sql::plan::Plan;
+use crate::state::view::{Merge, ViewState};
+use crate::types::epoch::{ChainId, Epoch};
+use crate::types::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+pub struct Recovered {
+    /// The claim record just written: where everything starts.
+    pub claim: Record,
+    pub tables: Vec<TableEntry>,
+}
+
+/// One process per data directory; held for the life of the process, freed by the system when it dies.
+pub fn lock_data_dir(data_dir: &Path) -> Result<File> {
+    let failed = |e: std::io::Error| {
+        Error::refused(
+            format!("data_dir \"{}\" cannot be used: {e}", data_dir.display()),
+            "Make the directory writable for this user, or set [pipeline] data_dir to one that is.",
+        )
+    };
+    std::fs::create_dir_all(data_dir).map_err(failed)?;
+    let path = data_dir.join("lock");
+    let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            return Err(Error::refused(
+                format!("data_dir \"{}\" is in use by another process ({})", data_dir.display(), holder.trim()),
+                "Stop that process first, or give this pipeline its own data_dir.",
+            ));
+        }
+        Err(TryLockError::Error(e)) => return Err(failed(e)),
+    }
+    file.set_len(0).and_then(|_| writeln!(file, "pid {}", std::process::id())).map_err(failed)?;
+    Ok(file)
+}
+
+/// host/pid/start, for people who read a record.
+pub fn owner(clock: &Clock) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "host".into());
+    format!("{}/{}/{}", host.trim(), std::process::id(), clock.now_us())
+}
+
+/// The evidence, the decision, and its consequences up to the claim record.
+pub struct Recovery<'a> {
+    pub chain: &'a Chain,
+    pub pipeline: &'a str,
+    pub plan: &'a Plan,
+    pub author: &'a Authorship,
+    pub clock: &'a Clock,
+    pub delta: &'a BTreeMap<String, DeltaPart>,
+    /// Tables by sink that the plan writes.
+    pub wanted: Vec<(String, TableSpec)>,
+    pub kv: &'a BTreeMap<String, Arc<KvSink>>,
+    pub journals: Vec<(String, ChainId)>,
+}
+
+impl Recovery<'_> {
+    pub async fn run(self) -> Result<Recovered> {
+        let records = self.chain.epochs().await?;
+        let head = match records.last() {
+            Some(newest) => self.chain.read(*newest).await?,
+            None => None,
+        };
+        // A fresh chain gets its id here, so that tables can be opened under it; it exists once record 1 does.
+        let chain_id = match &head {
+            Some(Ok(record)) => record.chain.clone(),
+            _ => ChainId(uuid::Uuid::new_v4().to_string()),
+        };
+        let (tables, observed_tables) = self.open_tables(&chain_id).await?;
+        let mut kv = Vec::new();
+        for (name, sink) in self.kv {
+            if let Some(marker) = sink.marker()? {
+                kv.push((name.clone(), marker.chain));
+            }
+        }
+        let observed = Observed {
+            pipeline: self.pipeline.to_string(),
+            records,
+            head,
+            tables: observed_tables,
+            kv,
+            journals: self.journals.clone(),
+        };
+        let claim = match decide(&observed) {
+            Step::Refuse { what, hint } => return Err(Error::Refused { what, hint }),
+            Step::Fresh => {
+                tracing::info!(chain = %chain_id, "new chain: nothing was recorded before");
+                first_record(chain_id, self.pipeline, self.author.now(self.clock.now_us()))
+            }
+            Step::Continue { head, apply: missing, .. } => self.continue_from(*head, missing, &tables).await?,
+        };
+        write_record(self.chain, &claim, |_| {}).await?;
+        tracing::info!(chain = %claim.chain, epoch = claim.epoch.0, incarnation = claim.incarnation, "chain claimed");
+        Ok(Recovered { claim, tables })
+    }
+
+    async fn open_tables(&self, chain: &ChainId) -> Result<(Vec<TableEntry>, Vec<ObservedTable>)> {
+        let mut entries = Vec::new();
+        let mut observed = Vec::new();
+        let mut sinks: BTreeMap<&str, DeltaSink> = BTreeMap::new();
+        for (sink_name, spec) in &self.wanted {
+            let part = self.delta.get(sink_name).ok_or_else(|| {
+                Error::Failed(format!("sink \"{sink_name}\" takes rows, and only Delta sinks do"))
+            })?;
+            if !sinks.contains_key(sink_name.as_str()) {
+                let sink = DeltaSink::connect(sink_name, &part.config, &part.section, &part.base_dir).await?;
+                sinks.insert(sink_name, sink);
+            }
+            let app_id = app_id(chain, sink_name, &spec.name);
+            let table = sinks[sink_name.as_str()].open_table(spec.clone(), &app_id).await?;
+            observed.push(ObservedTable {
+                sink: sink_name.clone(),
+                table: spec.name.clone(),
+                table_id: table.id(),
+                transactions: table.transactions().await?,
+            });
+            entries.push(TableEntry {
+                key: format!("{sink_name}.{}", spec.name).into(),
+                sink: sink_name.clone(),
+                name: spec.name.clone(),
+                app_id,
+                table,
+            });
+        }
+        Ok((entries, observed))
+    }
+
+    /// Rolls forward what is decided, then says what the claim carries on.
+    async fn continue_from(&self, head: Record, missing: Vec<Epoch>, tables: &[TableEntry]) -> Result<Record> {
+        for epoch in missing {
+            let record = if epoch == head.epoch {
+                head.clone()
+            } else {
+                let read = self.chain.read(epoch).await?.transpose().map_err(|why| {
+                    Error::refused(format!("record {epoch} cannot be read: {why}"), "Restore it from a copy of the checkpoint location.")
+                })?;
+                read.ok_or_else(|| Error::refused(format!("record {epoch} is missing"), "Restore it from a copy of the checkpoint location."))?
+            };
+            let rows: u64 = record.landings().map(|t| t.rows).sum();
+            if rows > 0 {
+                tracing::info!(epoch = epoch.0, rows, "rolling forward an epoch that was decided");
+            }
+            apply(&record, tables, |_| {}).await?;
+        }
+        let next = head.epoch.next();
+        let views = self.plan.views.iter().map(|view| match head.view(&view.name) {
+            Some(known) if known.fingerprint == view.fingerprint => known.clone(),
+            known => {
+                let read_before = head.partitions.iter().any(|p| p.span.to.0 > 0);
+                if read_before {
+                    let why = if known.is_some() { "its SQL changed" } else { "it is new" };
+                    tracing::warn!(view = %view.name, complete_from = next.0, "materialized view starts empty: {why}");
+                }
+                ViewRecord {
+                    name: view.name.to_string(),
+                    fingerprint: view.fingerprint.clone(),
+                    segments: Vec::new(),
+                    complete_from: read_before.then_some(next),
+                }
+            }
+        });
+        Ok(claim_record(&head, self.author.now(self.clock.now_us()), views.collect()))
+    }
+}
+
+/// Per slot the plan's views, loaded from the segments the claim lists. Base first, then tail. A share of a slot that no
+/// longer exists is merged into another one's.
+pub async fn restore_views(chain: &Chain, plan: &Plan, claim: &Record, slots: usize) -> Result<Vec<Vec<ViewState>>> {
+    let mut all = Vec::new();
+    for slot in 0..slots {
+        let mut views = Vec::new();
+        for view in &plan.views {
+            let mut state = ViewState::new(view.clone()).await?;
+            let Some(record) = claim.view(&view.name) else {
+                views.push(state);
+                continue;
+            };
+            let mut shares: Vec<u32> = record.segments.iter().map(|s| s.slot).collect();
+            shares.dedup();
+            shares.retain(|share| *share as usize % slots == slot);
+            for (n, share) in shares.iter().enumerate() {
+                let mut own = if n == 0 { None } else { Some(ViewState::new(view.clone()).await?) };
+                for segment in record.segments.iter().filter(|s| s.slot == *share) {
+                    let target = own.as_mut().unwrap_or(&mut state);
+                    for rows in chain.get_segment(segment).await? {
+                        target.restore(&rows, Merge::Replace)?;
+                    }
+                }
+                if let Some(own) = own {
+                    state.restore(&own.freeze().base()?, Merge::Combine)?;
+                }
+            }
+            views.push(state);
+        }
+        all.push(views);
+    }
+    Ok(all)
+}
