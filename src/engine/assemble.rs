@@ -2,7 +2,7 @@
 
 use crate::codec::json::{JsonOptions, Unrouted};
 use crate::config::section::Section;
-use crate::config::spec::{Config, Connectors, UnroutedRule};
+use crate::config::spec::{Config, UnroutedRule};
 use crate::engine::load::Loaded;
 use crate::sinks;
 use crate::sinks::delta::config::{DeltaConfig, DeltaTableConfig};
@@ -12,16 +12,7 @@ use crate::sql::plan::Plan;
 use crate::types::error::{Error, Result};
 use crate::types::fault::Fault;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
-
-static SOURCES: LazyLock<Vec<crate::config::spec::Connector>> =
-    LazyLock::new(|| sources::KINDS.iter().map(|k| k.connector).collect());
-
-/// Every connector of this build, as config checks them.
-pub fn connectors() -> Connectors<'static> {
-    Connectors { sources: &SOURCES, sinks: sinks::CONNECTORS }
-}
+use std::sync::Arc;
 
 pub struct Assembled {
     pub config: Config,
@@ -43,20 +34,16 @@ pub struct SourcePart {
 pub struct DeltaPart {
     pub config: DeltaConfig,
     pub section: Section,
-    /// Relative addresses start here.
-    pub base_dir: PathBuf,
     pub tables: BTreeMap<String, DeltaTableConfig>,
 }
 
 /// Puts the parts together. `skip`: sources left out of this run. `once`: only sources that can be read again.
 pub fn assemble(loaded: Loaded, plan: Plan, once: bool, skip: &BTreeSet<String>) -> Result<Assembled> {
     let config = loaded.config;
-    let base_dir = config.file.parent().map(PathBuf::from).unwrap_or_default();
     let mut faults = Vec::new();
     for name in skip.iter().filter(|s| !config.sources.contains_key(*s)) {
         faults.push(whole_file(&config, format!("--skip names no source: \"{name}\"")));
     }
-    let read: BTreeSet<&str> = plan.tables.iter().map(|t| t.source.as_ref()).collect();
     let mut parts = Vec::new();
     let mut decoding = BTreeMap::new();
     for (name, spec) in config.sources.iter().filter(|(n, _)| !skip.contains(*n)) {
@@ -64,16 +51,10 @@ pub fn assemble(loaded: Loaded, plan: Plan, once: bool, skip: &BTreeSet<String>)
             faults.push(whole_file(&config, format!("source \"{name}\" has no connector in this build")));
             continue;
         };
-        if !read.contains(name.as_str()) {
-            let mut fault = spec.section.fault("type", format!("source \"{name}\" has no table"));
-            fault.hint = Some(format!("Add CREATE TABLE {name} (...) to the SQL files, or remove [source.{name}]."));
-            faults.push(fault);
-            continue;
-        }
         if once && !kind.replayable {
-            let mut fault = spec.section.fault("type", format!("source \"{name}\" has no end and cannot be read again, so --once cannot take it"));
-            fault.hint = Some(format!("Run with --skip {name}, or without --once."));
-            faults.push(fault);
+            let message = format!("source \"{name}\" has no end and cannot be read again, so --once cannot take it");
+            let hint = format!("Run with --skip {name}, or without --once.");
+            faults.push(spec.section.fault("type", message).with_hint(hint));
         }
         let unrouted = match spec.common.unrouted {
             UnroutedRule::Reject => Unrouted::Reject,
@@ -88,7 +69,7 @@ pub fn assemble(loaded: Loaded, plan: Plan, once: bool, skip: &BTreeSet<String>)
     let (mut delta, mut kv) = (BTreeMap::new(), BTreeMap::new());
     for (name, spec) in &config.sinks {
         match spec.section.kind.as_str() {
-            "delta" => match delta_part(spec, &base_dir) {
+            "delta" => match delta_part(spec) {
                 Ok(part) => drop(delta.insert(name.clone(), part)),
                 Err(found) => faults.extend(found),
             },
@@ -106,7 +87,7 @@ pub fn assemble(loaded: Loaded, plan: Plan, once: bool, skip: &BTreeSet<String>)
     Ok(Assembled { config, plan: Arc::new(plan), sources: parts, decoding, delta, kv, dead_letter_sink })
 }
 
-fn delta_part(spec: &crate::config::spec::SinkSpec, base_dir: &std::path::Path) -> Result<DeltaPart, Vec<Fault>> {
+fn delta_part(spec: &crate::config::spec::SinkSpec) -> Result<DeltaPart, Vec<Fault>> {
     let config = sinks::delta::config::validate(&spec.section)?;
     let mut tables = BTreeMap::new();
     let mut faults = Vec::new();
@@ -119,7 +100,7 @@ fn delta_part(spec: &crate::config::spec::SinkSpec, base_dir: &std::path::Path) 
     if !faults.is_empty() {
         return Err(faults);
     }
-    Ok(DeltaPart { config, section: spec.section.clone(), base_dir: base_dir.to_path_buf(), tables })
+    Ok(DeltaPart { config, section: spec.section.clone(), tables })
 }
 
 fn whole_file(config: &Config, message: String) -> Fault {

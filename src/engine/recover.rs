@@ -87,9 +87,7 @@ impl Recovery<'_> {
         let (tables, observed_tables) = self.open_tables(&chain_id).await?;
         let mut kv = Vec::new();
         for (name, sink) in self.kv {
-            if let Some(marker) = sink.marker()? {
-                kv.push((name.clone(), marker.chain));
-            }
+            kv.extend(sink.markers()?.into_values().map(|marker| (name.clone(), marker.chain)));
         }
         let observed = Observed {
             pipeline: self.pipeline.to_string(),
@@ -121,7 +119,7 @@ impl Recovery<'_> {
                 Error::Failed(format!("sink \"{sink_name}\" takes rows, and only Delta sinks do"))
             })?;
             if !sinks.contains_key(sink_name.as_str()) {
-                let sink = DeltaSink::connect(sink_name, &part.config, &part.section, &part.base_dir).await?;
+                let sink = DeltaSink::connect(sink_name, &part.config, &part.section).await?;
                 sinks.insert(sink_name, sink);
             }
             let app_id = app_id(chain, sink_name, &spec.name);

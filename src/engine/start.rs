@@ -13,14 +13,15 @@ use crate::engine::ingest::Ingest;
 use crate::engine::published::Board;
 use crate::engine::recover::{self, Recovered, Recovery};
 use crate::engine::running::{Live, LiveSource, LiveTable, Running};
-use crate::engine::upsert::{self, Touched};
-use crate::engine::worker::{Order, PartitionStart, Pressure, Worker, WorkerParts};
+use crate::engine::upsert::{self, Upserter};
+use crate::engine::worker::{PartitionStart, Pressure, Worker, WorkerParts};
 use crate::env::budget::Budget;
 use crate::env::clock::Clock;
 use crate::env::store;
 use crate::sinks::delta::table::{Table, TableSpec};
 use crate::sinks::kv::KvSink;
-use crate::sources::{Applied, Intake, SourceContext, SourceStatus, Start};
+use crate::sinks::kv::config::KvConfig;
+use crate::sources::{Applied, Intake, OpenContext, SourceContext, SourceStatus, Start};
 use crate::sql::exec::Stateless;
 use crate::sql::plan::InsertFrom;
 use crate::state::view::ViewState;
@@ -29,7 +30,8 @@ use crate::types::limit::{SHARE_IN_FLIGHT_PERCENT, SLOT_QUEUE_ENTRIES_MAX};
 use crate::types::position::PartitionId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -49,11 +51,12 @@ pub struct StartOptions {
 pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Running> {
     let Assembled { config, plan, sources, decoding, delta, kv, dead_letter_sink } = assembled;
     let clock = Clock::System;
-    let lock = recover::lock_data_dir(&config.pipeline.data_dir)?;
-    let kv = recover::open_kv(&kv, &config.pipeline.data_dir)?;
+    let data_dir = config.pipeline.data_dir.0.clone();
+    let lock = recover::lock_data_dir(&data_dir)?;
+    let kv = open_kv(&kv, &data_dir)?;
     let location = match &config.checkpoint.location {
-        Some(address) => store::open(address, &config.checkpoint.options)?,
-        None => store::open(&config.pipeline.data_dir.join("checkpoint").to_string_lossy(), &BTreeMap::new())?,
+        Some(address) => store::open(&address.0, &config.checkpoint_options()?)?,
+        None => store::open(&data_dir.join("checkpoint").to_string_lossy(), &BTreeMap::new())?,
     };
     store::probe_create_if_absent(&location).await?;
     let chain = Chain { location };
@@ -69,7 +72,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         delta: &delta,
         wanted: wanted_tables(&plan, &dead_letter_sink, &delta),
         kv: &kv,
-        journals: crate::journal::chains(&config.pipeline.data_dir)?,
+        journals: crate::journal::chains(&data_dir)?,
     };
     let Recovered { claim, tables } = recovery.run().await?;
 
@@ -95,15 +98,19 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let mut crew = Crew::new();
     let boards: Vec<Arc<Board>> = (0..slot_count).map(|_| Arc::default()).collect();
     let kv_ready = Arc::new(AtomicBool::new(false));
-    let upsert = upsert::plan_upserts(&plan, &kv).map(|targets| {
-        let (sender, receiver) = mpsc::channel(UPSERT_QUEUE_MAX);
-        let upserter = upsert::Upserter::new(plan.clone(), targets, boards.clone(), &claim, kv_ready.clone());
-        crew.thread("upsert", move || upserter.run(receiver));
-        sender
-    });
-    if upsert.is_none() {
-        kv_ready.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
+    let mut upserter_box = None;
+    let upsert = match upsert::open_targets(&plan, &kv)? {
+        None => {
+            kv_ready.store(true, Ordering::Relaxed);
+            None
+        }
+        Some(targets) => {
+            let (sender, receiver) = mpsc::channel(UPSERT_QUEUE_MAX);
+            let upserter = Upserter::new(plan.clone(), targets, boards.clone(), &claim, kv_ready.clone())?;
+            upserter_box = Some((upserter, receiver));
+            Some(sender)
+        }
+    };
 
     let open: BTreeMap<Arc<str>, Arc<Table>> = tables.iter().map(|t| (t.key.clone(), t.table.clone())).collect();
     let mut inlets = Vec::new();
@@ -134,6 +141,11 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         crew.thread(format!("slot-{slot}"), move || worker.run());
         inlets.push(inlet);
         orders.push(order);
+    }
+
+    // Only now do all slots show their restored state, which a rebuild reads.
+    if let Some((upserter, receiver)) = upserter_box {
+        crew.thread("upsert", move || upserter.run(receiver));
     }
 
     let intake = Intake::new(inlets, budget.clone());
@@ -185,18 +197,12 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         clock: clock.clone(),
     };
     let mut running_sources = JoinSet::new();
+    let queue_bytes = in_flight_bytes / 4 / ready.len().max(1) as u64;
     for part in ready {
+        let open = OpenContext { data_dir: data_dir.clone(), chain: claim.chain.clone(), queue_bytes };
+        let source = (part.part.kind.open)(&part.part.section, open)?;
         let context = context(&part);
-        let name = part.part.name.clone();
-        let chain_id = claim.chain.clone();
-        let data_dir = config.pipeline.data_dir.clone();
-        running_sources.spawn(async move {
-            let ended = match part.part.spec.connect(&chain_id, &data_dir).await {
-                Ok(source) => source.run(context).await,
-                Err(e) => Err(e),
-            };
-            (name, ended)
-        });
+        running_sources.spawn(async move { (part.part.name, source.run(context).await) });
     }
     drop(intake);
     let supervisor = tokio::spawn(supervisor.run(running_sources, checkpointer));
@@ -230,8 +236,8 @@ fn prepare_sources(sources: Vec<SourcePart>, claim: &Record) -> Prepared {
         let (sender, receiver) = watch::channel(Arc::new(positions));
         applied.insert(part.name.as_str().into(), sender);
         let status = Arc::new(SourceStatus::default());
-        status.lag_messages.store(-1, std::sync::atomic::Ordering::Relaxed);
-        live.insert(part.name.clone(), LiveSource { kind: part.kind.clone(), status: status.clone() });
+        status.lag_messages.store(-1, Ordering::Relaxed);
+        live.insert(part.name.clone(), LiveSource { kind: part.kind.connector.kind.to_string(), status: status.clone() });
         ready.push(ReadySource { part, start: Arc::new(start), applied: receiver, status });
     }
     (applied, live, ready)
@@ -281,6 +287,10 @@ fn wanted_tables(
     let spec = TableSpec { name: dead_letter::TABLE.into(), schema: dead_letter::schema(), partition_by };
     wanted.push((dead_letter_sink.to_string(), spec));
     wanted
+}
+
+fn open_kv(kv: &BTreeMap<String, KvConfig>, data_dir: &Path) -> Result<BTreeMap<String, Arc<KvSink>>> {
+    kv.iter().map(|(name, config)| Ok((name.clone(), Arc::new(KvSink::open(name, config, data_dir)?)))).collect()
 }
 
 /// Threads of the pipeline and the first thing that went wrong in one of them.

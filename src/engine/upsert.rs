@@ -7,8 +7,9 @@
 use crate::checkpoint::record::Record;
 use crate::engine::published::{Board, Published};
 use crate::sinks::kv::KvSink;
-use crate::sinks::kv::hold::Hold;
+use crate::sinks::kv::hold::{self, Known};
 use crate::sinks::kv::store::{Marker, Version};
+use crate::sinks::kv::table::{KvApplied, KvTable, KvTableSpec};
 use crate::sql::plan::{Insert, InsertFrom, MaterializedView, Plan};
 use crate::state::view::FrozenView;
 use crate::types::change::Changes;
@@ -41,21 +42,38 @@ const NOTICES_MAX: usize = 256;
 pub struct Target {
     view: usize,
     insert: Arc<Insert>,
-    sink_name: String,
+    name: String,
     sink: Arc<KvSink>,
+    table: Arc<KvTable>,
+    /// Of what makes the rows: the view, and what the INSERT does to its rows.
+    fingerprint: String,
+    /// What waits after the start: `hold`'s answer, until it has been carried out.
+    waiting: Option<hold::Start>,
+    /// Keys touched while waiting.
+    held: Vec<RecordBatch>,
 }
 
-pub fn plan_upserts(plan: &Plan, kv: &BTreeMap<String, Arc<KvSink>>) -> Option<Vec<Target>> {
-    let targets: Vec<Target> = plan
-        .inserts
-        .iter()
-        .filter_map(|insert| {
-            let InsertFrom::View { view, .. } = insert.from else { return None };
-            let sink = kv.get(insert.sink.as_ref())?.clone();
-            Some(Target { view, insert: insert.clone(), sink_name: insert.sink.to_string(), sink })
-        })
-        .collect();
-    (!targets.is_empty()).then_some(targets)
+/// Opens the tables that INSERTs from materialized views write. None: nothing upserts.
+pub fn open_targets(plan: &Plan, kv: &BTreeMap<String, Arc<KvSink>>) -> Result<Option<Vec<Target>>> {
+    let mut targets = Vec::new();
+    for insert in &plan.inserts {
+        let InsertFrom::View { view, filter, projection, key } = &insert.from else { continue };
+        let sink = kv.get(insert.sink.as_ref()).ok_or_else(|| {
+            Error::Failed(format!("sink \"{}\" takes changes, and only key-value sinks do", insert.sink))
+        })?;
+        let spec = KvTableSpec { name: insert.table.clone(), schema: insert.schema.clone(), key: key.clone() };
+        targets.push(Target {
+            view: *view,
+            name: format!("{}.{}", insert.sink, insert.table),
+            table: sink.open_table(spec)?,
+            sink: sink.clone(),
+            fingerprint: format!("{} {filter:?} {projection:?}", plan.views[*view].fingerprint),
+            insert: insert.clone(),
+            waiting: None,
+            held: Vec::new(),
+        });
+    }
+    Ok((!targets.is_empty()).then_some(targets))
 }
 
 pub struct Upserter {
@@ -64,37 +82,39 @@ pub struct Upserter {
     boards: Vec<Arc<Board>>,
     chain: ChainId,
     version: Version,
-    /// By sink: positions that its marker says it may reflect. None: nothing is held back.
-    hold: Option<Hold>,
-    /// Keys touched while changes were held back, by view.
-    held: BTreeMap<usize, Vec<RecordBatch>>,
     ready: Arc<AtomicBool>,
-    claimed: BTreeMap<PartitionId, Position>,
 }
 
 impl Upserter {
+    /// `claim`: where state stands. Decides per table what must be waited for, and whether it is written anew.
     pub fn new(
         plan: Arc<Plan>,
-        targets: Vec<Target>,
+        mut targets: Vec<Target>,
         boards: Vec<Arc<Board>>,
         claim: &Record,
         ready: Arc<AtomicBool>,
-    ) -> Self {
-        Upserter {
-            plan,
-            targets,
-            boards,
-            chain: claim.chain.clone(),
-            version: Version { incarnation: claim.incarnation, sequence: 0 },
-            hold: None,
-            held: BTreeMap::new(),
-            ready,
-            claimed: claim.positions().map(|(id, position)| (id.clone(), position)).collect(),
+    ) -> Result<Self> {
+        let positions: BTreeMap<_, _> = claim.positions().map(|(id, position)| (id.clone(), position)).collect();
+        let is_read = |source: &str| plan.tables.iter().any(|t| *t.source == *source);
+        for target in &mut targets {
+            let known = Known {
+                chain: &claim.chain,
+                fingerprint: &target.fingerprint,
+                positions: &positions,
+                is_read: &is_read,
+            };
+            let start = hold::start(target.table.marker()?.as_ref(), &known);
+            if let Some(why) = start.rebuild {
+                tracing::info!(table = %target.name, ?why, "key-value table will be written anew from state");
+            }
+            target.waiting = Some(start);
         }
+        let version = Version { incarnation: claim.incarnation, sequence: 0 };
+        Ok(Upserter { plan, targets, boards, chain: claim.chain.clone(), version, ready })
     }
 
     pub fn run(mut self, mut inbox: mpsc::Receiver<Touched>) -> Result<()> {
-        self.begin()?;
+        self.take(BTreeMap::new())?;
         while let Some(first) = inbox.blocking_recv() {
             let mut touched: BTreeMap<usize, Vec<RecordBatch>> = BTreeMap::new();
             let mut syncs = Vec::new();
@@ -123,114 +143,110 @@ impl Upserter {
         self.sync()
     }
 
-    /// Absent or foreign stores are rebuilt from the restored state; ours are held back until their marker is passed.
-    fn begin(&mut self) -> Result<()> {
-        let shown = self.load();
-        let mut markers = Vec::new();
-        let mut rebuild: HashSet<String> = HashSet::new();
-        for (name, sink) in self.sinks() {
-            match sink.marker()? {
-                Some(marker) if marker.chain == self.chain => markers.push(marker),
-                _ => drop(rebuild.insert(name)),
-            }
-        }
-        for i in 0..self.targets.len() {
-            let target = &self.targets[i];
-            // A table the store has never seen (a new INSERT) is filled from state like a lost one.
-            let fresh = !target.sink.has_table(&target.insert.table)?;
-            if rebuild.contains(&target.sink_name) || fresh {
-                let view = self.plan.views[target.view].clone();
-                let rows = FrozenView::read(&view, &shares(&shown, target.view))?;
-                target.sink.clear(&target.insert.table)?;
-                tracing::info!(table = %format!("{}.{}", target.sink_name, target.insert.table), rows = rows.iter().map(RecordBatch::num_rows).sum::<usize>(), "key-value table filled from state");
-                for rows in rows {
-                    let gone = keys_of(&view, &rows.slice(0, 0));
-                    self.write(i, &view, rows, gone, &positions(&shown))?;
-                }
-            }
-        }
-        self.hold = Hold::until(markers.iter(), &self.claimed);
-        self.settle(&shown)
-    }
-
     fn take(&mut self, touched: BTreeMap<usize, Vec<RecordBatch>>) -> Result<()> {
-        for (view, keys) in touched {
-            self.held.entry(view).or_default().extend(keys);
-        }
-        let shown = self.load();
-        self.settle(&shown)
-    }
-
-    /// Writes what is held if nothing holds it back any more.
-    fn settle(&mut self, shown: &[Arc<Published>]) -> Result<()> {
-        let positions = positions(shown);
-        if let Some(hold) = &self.hold {
-            if !hold.is_passed(&positions) {
-                return Ok(());
-            }
-            tracing::info!("every partition has passed the key-value store's marker: changes flow again");
-            self.hold = None;
-        }
-        for (view, keys) in std::mem::take(&mut self.held) {
-            let spec = self.plan.views[view].clone();
-            let keys = distinct(&keys)?;
-            let (rows, gone) = FrozenView::read_keys(&spec, &shares(shown, view), &keys)?;
-            for i in 0..self.targets.len() {
-                if self.targets[i].view == view {
-                    self.write(i, &spec, rows.clone(), gone.clone(), &positions)?;
+        let shown: Vec<Arc<Published>> = self.boards.iter().map(|b| b.load()).collect();
+        let marker = |version| Marker {
+            chain: self.chain.clone(),
+            fingerprint: String::new(),
+            version,
+            positions: positions(&shown),
+        };
+        let mut all_flow = true;
+        for target in &mut self.targets {
+            target.held.extend(touched.get(&target.view).into_iter().flatten().cloned());
+            let view = &self.plan.views[target.view];
+            self.version.sequence += 1;
+            let marker = Marker { fingerprint: target.fingerprint.clone(), ..marker(self.version) };
+            if let Some(start) = &target.waiting {
+                if !start.hold.is_passed(&marker.positions) {
+                    all_flow = false;
+                    continue;
+                }
+                let rebuild = start.rebuild.is_some();
+                target.waiting = None;
+                if rebuild {
+                    target.rebuild(view, &shares(&shown, target.view), &marker)?;
+                    target.held.clear();
+                    continue;
                 }
             }
+            if !target.held.is_empty() {
+                let keys = distinct(&std::mem::take(&mut target.held))?;
+                let (rows, gone) = FrozenView::read_keys(view, &shares(&shown, target.view), &keys)?;
+                target.write(view, rows, gone, &marker)?;
+            }
         }
-        self.ready.store(true, Ordering::Relaxed);
+        if all_flow {
+            self.ready.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Markers move to where state stands (a table that waits keeps its own), then everything becomes durable.
+    fn sync(&mut self) -> Result<()> {
+        let shown: Vec<Arc<Published>> = self.boards.iter().map(|b| b.load()).collect();
+        for target in self.targets.iter().filter(|t| t.waiting.is_none()) {
+            self.version.sequence += 1;
+            let marker = Marker {
+                chain: self.chain.clone(),
+                fingerprint: target.fingerprint.clone(),
+                version: self.version,
+                positions: positions(&shown),
+            };
+            let none = RecordBatch::new_empty(target.insert.schema.clone());
+            let changes = Changes { deletes: none.project(&target.table.spec().key)?, upserts: none };
+            target.table.apply(&changes, &marker)?;
+        }
+        self.targets.iter().try_for_each(|target| target.sink.sync())
+    }
+}
+
+impl Target {
+    fn rebuild(&self, view: &MaterializedView, shares: &[FrozenView], marker: &Marker) -> Result<()> {
+        let mut upserts = Vec::new();
+        for rows in FrozenView::read(view, shares)? {
+            upserts.push(self.project(rows)?.0);
+        }
+        let applied = self.table.rebuild(&upserts, marker)?;
+        tracing::info!(table = %self.name, rows = applied.written, "key-value table written anew from state");
+        self.count(applied);
         Ok(())
     }
 
     /// One atomic batch: the changes and the marker of what they may reflect.
-    fn write(
-        &mut self,
-        target: usize,
-        view: &MaterializedView,
-        rows: RecordBatch,
-        gone: RecordBatch,
-        positions: &BTreeMap<PartitionId, Position>,
-    ) -> Result<()> {
-        let target = &self.targets[target];
-        let InsertFrom::View { filter, projection, .. } = &target.insert.from else {
-            return Err(Error::Failed("an upsert target without a view".into()));
-        };
-        let (rows, filtered) = apply_filter(filter.as_ref(), rows)?;
+    fn write(&self, view: &MaterializedView, rows: RecordBatch, gone: RecordBatch, marker: &Marker) -> Result<()> {
+        let (upserts, filtered) = self.project(rows)?;
         let deletes = match filtered {
-            Some(out) if out.num_rows() > 0 => concat_batches(&gone.schema(), [&gone, &keys_of(view, &out)])?,
+            Some(out) if out.num_rows() > 0 => {
+                let out = out.project(&view.key)?;
+                concat_batches(&gone.schema(), [&gone, &out])?
+            }
             _ => gone,
         };
-        let columns = projection.iter().map(|e| e.evaluate(&rows).and_then(|v| v.into_array(rows.num_rows())));
-        let upserts = RecordBatch::try_new(target.insert.schema.clone(), columns.collect::<Result<_, _>>()?)?;
-        if upserts.num_rows() == 0 && deletes.num_rows() == 0 {
-            return Ok(());
-        }
-        self.version.sequence += 1;
-        let marker = Marker { chain: self.chain.clone(), positions: positions.clone() };
-        let changes = Changes { upserts, deletes };
-        let written = target.sink.apply(&target.insert.table, &changes, self.version, &marker)?;
-        let table = format!("{}.{}", target.sink_name, target.insert.table);
-        if written.null_keys > 0 {
-            tracing::warn!(%table, rows = written.null_keys, "rows with a NULL key part cannot be kept in a key-value store");
-            metrics::counter!("pipe_kv_null_keys_total", "component" => table.clone()).increment(written.null_keys);
-        }
-        metrics::counter!("pipe_kv_rows_written_total", "component" => table).increment(written.written);
+        let applied = self.table.apply(&Changes { upserts, deletes }, marker)?;
+        self.count(applied);
         Ok(())
     }
 
-    fn sync(&self) -> Result<()> {
-        self.sinks().into_values().try_for_each(|sink| sink.sync())
+    /// The INSERT's rows, and the view's rows that its WHERE leaves out.
+    fn project(&self, rows: RecordBatch) -> Result<(RecordBatch, Option<RecordBatch>)> {
+        let InsertFrom::View { filter, projection, .. } = &self.insert.from else {
+            return Err(Error::Failed(format!("\"{}\" is not fed by a materialized view", self.name)));
+        };
+        let (rows, filtered) = apply_filter(filter.as_ref(), rows)?;
+        let columns = projection.iter().map(|e| e.evaluate(&rows).and_then(|v| v.into_array(rows.num_rows())));
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        Ok((RecordBatch::try_new(self.insert.schema.clone(), columns)?, filtered))
     }
 
-    fn sinks(&self) -> BTreeMap<String, Arc<KvSink>> {
-        self.targets.iter().map(|t| (t.sink_name.clone(), t.sink.clone())).collect()
-    }
-
-    fn load(&self) -> Vec<Arc<Published>> {
-        self.boards.iter().map(|b| b.load()).collect()
+    fn count(&self, applied: KvApplied) {
+        metrics::counter!("pipe_kv_rows_written_total", "component" => self.name.clone()).increment(applied.written);
+        metrics::counter!("pipe_kv_rows_deleted_total", "component" => self.name.clone()).increment(applied.deleted);
+        let left_out = applied.null_keys + applied.long_keys;
+        if left_out > 0 {
+            tracing::warn!(table = %self.name, rows = left_out, "rows without a usable key (NULL, or too long) are not kept");
+            metrics::counter!("pipe_kv_rows_left_out_total", "component" => self.name.clone()).increment(left_out);
+        }
     }
 }
 
@@ -240,11 +256,6 @@ fn shares(shown: &[Arc<Published>], view: usize) -> Vec<FrozenView> {
 
 fn positions(shown: &[Arc<Published>]) -> BTreeMap<PartitionId, Position> {
     shown.iter().flat_map(|p| p.partitions.iter().map(|(id, progress)| (id.clone(), progress.position))).collect()
-}
-
-/// The key columns of a view's output rows.
-fn keys_of(view: &MaterializedView, rows: &RecordBatch) -> RecordBatch {
-    rows.project(&view.key).expect("the key is part of the output")
 }
 
 /// Rows that pass, and those that do not.
