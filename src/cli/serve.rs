@@ -1,6 +1,21 @@
 //! `pipe serve`: runs a pipeline until it is told to stop, or once over what there is.
 
+use crate::engine::running::{Live, Running};
+use crate::engine::start::{StartOptions, start};
+use crate::engine::{assemble, load};
+use crate::env::clock::Clock;
+use crate::query::run::QuerySettings;
+use crate::serve::live::LiveWorld;
+use crate::serve::{self, Servers, Settings, metrics};
+use crate::types::error::{Error, Result};
+use crate::types::limit::SHARE_QUERY_PERCENT;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Run a pipeline
 #[derive(Debug, clap::Args)]
@@ -17,8 +32,156 @@ pub struct Args {
     /// Leave this source out (may be given several times)
     #[arg(long, value_name = "SOURCE")]
     pub skip: Vec<String>,
+    /// With --once: print the account as JSON
+    #[arg(long, requires = "once")]
+    pub json: bool,
 }
 
-pub async fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("\"pipe serve\" is not built yet")
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut served = Served::open(&args.config, args.once, &args.skip).await?;
+    let mut signals = Signals::new()?;
+    let grace = served.grace;
+    let ended = tokio::select! {
+        ended = served.running.wait() => ended,
+        name = signals.next() => {
+            tracing::info!(signal = name, grace_s = grace.as_secs(), "stopping: reading ends, the last checkpoint is written");
+            served.running.stop();
+            tokio::select! {
+                ended = served.running.wait() => ended,
+                _ = tokio::time::sleep(grace) => Err(given_up("the last checkpoint took longer than shutdown_timeout")),
+                _ = signals.next() => Err(given_up("a second signal came")),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::error!("{error}");
+        // Threads of a pipeline that was given up may still be at work; nothing of theirs counts any more.
+        std::process::exit(error.exit_code().into());
+    }
+    if args.once {
+        print_account(&served.running.live, args.json);
+    }
+    served.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn given_up(why: &str) -> Error {
+    Error::Failed(format!("{why}; nothing is lost: what was not checkpointed is read again at the next start"))
+}
+
+/// A pipeline with its servers.
+pub struct Served {
+    pub running: Running,
+    pub servers: Option<Servers>,
+    pub grace: Duration,
+    /// Queries run here, apart from ingestion (DESIGN: third pool).
+    queries: Option<Runtime>,
+}
+
+impl Served {
+    /// Loads, starts, and serves. `once` has no servers: it answers nothing and ends by itself.
+    pub async fn open(config: &Path, once: bool, skip: &[String]) -> Result<Served> {
+        let (loaded, plan) = load::load_and_compile(config).await?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let server = loaded.config.server.clone();
+        let memory_bytes = loaded.config.limits.memory.bytes();
+        let grace = loaded.config.pipeline.shutdown_timeout.0;
+        let pipeline = loaded.config.pipeline.name.clone();
+        let skip = skip.iter().cloned().collect();
+        let assembled = assemble::assemble(loaded, plan, once, &skip)?;
+        metrics::install(&pipeline)?;
+        let running = start(assembled, StartOptions { once }).await?;
+        let mut served = Served { running, servers: None, grace, queries: None };
+        if !once {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(std::thread::available_parallelism().map_or(1, |n| n.get()))
+                .thread_name("query")
+                .enable_all()
+                .build()
+                .map_err(|e| Error::Failed(format!("the query threads could not be started: {e}")))?;
+            let settings = Settings {
+                http: server.http,
+                flight: server.flight,
+                query: QuerySettings {
+                    memory_bytes: memory_bytes * SHARE_QUERY_PERCENT / 100,
+                    partitions: std::thread::available_parallelism().map_or(1, |n| n.get()),
+                    runtime: runtime.handle().clone(),
+                    clock: Clock::System,
+                },
+                tokens: Vec::new(),
+            };
+            let world = Arc::new(LiveWorld::new(served.running.live.clone(), Clock::System));
+            served.servers = Some(serve::start(world, settings).await?);
+            served.queries = Some(runtime);
+        }
+        Ok(served)
+    }
+
+    pub async fn close(self) {
+        if let Some(servers) = self.servers {
+            servers.shutdown().await;
+        }
+        if let Some(runtime) = self.queries {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    pub fn new() -> Result<Self> {
+        let failed = |e| Error::Failed(format!("signals cannot be watched: {e}"));
+        let term = signal(SignalKind::terminate()).map_err(failed)?;
+        let int = signal(SignalKind::interrupt()).map_err(failed)?;
+        Ok(Signals { term, int })
+    }
+
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+/// What `--once` did: the ledger, and where everything stands.
+fn print_account(live: &Live, json: bool) {
+    let mut counts = crate::types::count::Counts::default();
+    let shown = live.published();
+    shown.iter().flat_map(|p| p.partitions.values()).for_each(|p| counts.add(&p.counts));
+    let checkpoint = live.checkpoint_status();
+    let keys: Vec<(String, u64)> = live
+        .plan
+        .views
+        .iter()
+        .enumerate()
+        .map(|(i, view)| (view.name.to_string(), shown.iter().map(|p| p.view_keys[i]).sum()))
+        .collect();
+    if json {
+        let tables: std::collections::BTreeMap<String, u64> =
+            checkpoint.rows_total.iter().map(|(k, v)| (k.to_string(), *v)).collect();
+        let keys: std::collections::BTreeMap<String, u64> = keys.into_iter().collect();
+        let account = serde_json::json!({ "counts": counts, "tables": tables, "views": keys, "epoch": checkpoint.epoch });
+        println!("{account}");
+        return;
+    }
+    println!(
+        "messages  received {} = decoded {} + rejected {} + dropped {}",
+        counts.received, counts.decoded, counts.rejected, counts.dropped
+    );
+    for (table, rows) in &checkpoint.rows_total {
+        println!("table     {table}: {rows} rows since the chain began");
+    }
+    for (view, keys) in keys {
+        println!("view      {view}: {keys} keys");
+    }
+    println!("record    {}", checkpoint.epoch);
+    // Seen by tests and people alike: the run ended by itself, not by a signal.
+    tracing::debug!(stopping = live.stopping.load(Ordering::Relaxed), "account printed");
 }
