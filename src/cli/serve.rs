@@ -86,7 +86,7 @@ impl Served {
             tracing::warn!("{warning}");
         }
         let server = loaded.config.server.clone();
-        let memory_bytes = loaded.config.limits.memory.bytes();
+        let memory_bytes = loaded.config.limits.memory.0;
         let grace = loaded.config.pipeline.shutdown_timeout.0;
         let pipeline = loaded.config.pipeline.name.clone();
         let skip = skip.iter().cloned().collect();

@@ -4,12 +4,14 @@
 //! before every slot stands where the record says.
 
 use crate::checkpoint::record::Record;
-use crate::engine::assemble::{Assembled, SourcePart};
+use crate::config::spec::{Config, Slots};
+use crate::engine::assemble::{Assembled, DeltaPart, SourcePart};
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, CheckpointStatus, Checkpointer, TableEntry};
 use crate::engine::dead_letter;
 use crate::engine::deliver;
 use crate::engine::ingest::Ingest;
+use crate::engine::load;
 use crate::engine::published::Board;
 use crate::engine::recover::{self, Recovered, Recovery};
 use crate::engine::running::{Live, LiveSource, LiveTable, Running};
@@ -18,13 +20,15 @@ use crate::engine::worker::{PartitionStart, Pressure, Worker, WorkerParts};
 use crate::env::budget::Budget;
 use crate::env::clock::Clock;
 use crate::env::store;
+use crate::journal;
 use crate::sinks::delta::table::{Table, TableSpec};
 use crate::sinks::kv::KvSink;
 use crate::sinks::kv::config::KvConfig;
 use crate::sources::{Applied, Intake, OpenContext, SourceContext, SourceStatus, Start};
 use crate::sql::exec::Stateless;
-use crate::sql::plan::InsertFrom;
+use crate::sql::plan::{InsertFrom, Plan};
 use crate::state::view::ViewState;
+use crate::types::epoch::ChainId;
 use crate::types::error::{Error, Result};
 use crate::types::limit::{SHARE_IN_FLIGHT_PERCENT, SLOT_QUEUE_ENTRIES_MAX};
 use crate::types::position::PartitionId;
@@ -55,7 +59,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let lock = recover::lock_data_dir(&data_dir)?;
     let kv = open_kv(&kv, &data_dir)?;
     let location = match &config.checkpoint.location {
-        Some(address) => store::open(&address.0, &config.checkpoint_options()?)?,
+        Some(address) => store::open(&address.0, &config.checkpoint.options.reveal(&load::lookups()).map_err(Error::Failed)?)?,
         None => store::open(&data_dir.join("checkpoint").to_string_lossy(), &BTreeMap::new())?,
     };
     store::probe_create_if_absent(&location).await?;
@@ -72,12 +76,12 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         delta: &delta,
         wanted: wanted_tables(&plan, &dead_letter_sink, &delta),
         kv: &kv,
-        journals: crate::journal::chains(&data_dir)?,
+        journals: journals(&config, &data_dir)?,
     };
     let Recovered { claim, tables } = recovery.run().await?;
 
     let dead_letter: Arc<str> = format!("{dead_letter_sink}.{}", dead_letter::TABLE).into();
-    let in_flight_bytes = config.limits.memory.bytes() * SHARE_IN_FLIGHT_PERCENT / 100;
+    let in_flight_bytes = config.limits.memory.0 * SHARE_IN_FLIGHT_PERCENT / 100;
     // Half of the in-flight share for what has not been decoded yet, half for rows that no epoch holds yet.
     let budget = Budget::new(in_flight_bytes / 2);
     let pressure = Arc::new(Pressure {
@@ -163,7 +167,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         checkpoint: status.clone(),
         pressure: pressure.clone(),
         in_flight: budget,
-        memory_bytes: config.limits.memory.bytes(),
+        memory_bytes: config.limits.memory.0,
         started_at_us: clock.now_us(),
         kv_ready,
         stopping: AtomicBool::new(false),
@@ -243,11 +247,11 @@ fn prepare_sources(sources: Vec<SourcePart>, claim: &Record) -> Prepared {
     (applied, live, ready)
 }
 
-fn slot_count(slots: &crate::config::spec::Slots, _plan: &crate::sql::plan::Plan) -> usize {
+fn slot_count(slots: &Slots, _plan: &Plan) -> usize {
     match slots {
-        crate::config::spec::Slots::Count(n) => *n as usize,
+        Slots::Count(n) => *n as usize,
         // One core is left to encoding, I/O and queries.
-        crate::config::spec::Slots::Auto => {
+        Slots::Auto => {
             std::thread::available_parallelism().map_or(1, |n| n.get()).saturating_sub(1).clamp(1, 8)
         }
     }
@@ -267,9 +271,9 @@ fn slot_partitions(claim: &Record, slot: usize, slots: usize) -> BTreeMap<Partit
 
 /// Tables by append sink: what inserts write, and the dead letters.
 fn wanted_tables(
-    plan: &crate::sql::plan::Plan,
+    plan: &Plan,
     dead_letter_sink: &str,
-    delta: &BTreeMap<String, crate::engine::assemble::DeltaPart>,
+    delta: &BTreeMap<String, DeltaPart>,
 ) -> Vec<(String, TableSpec)> {
     let mut wanted = Vec::new();
     let mut seen = BTreeSet::new();
@@ -287,6 +291,16 @@ fn wanted_tables(
     let spec = TableSpec { name: dead_letter::TABLE.into(), schema: dead_letter::schema(), partition_by };
     wanted.push((dead_letter_sink.to_string(), spec));
     wanted
+}
+
+/// Chains that journals of this data directory are bound to.
+fn journals(config: &Config, data_dir: &Path) -> Result<Vec<(String, ChainId)>> {
+    let mut bound = Vec::new();
+    for name in config.sources.keys() {
+        let chain = journal::bound_chain(&journal::directory(data_dir, name))?;
+        bound.extend(chain.map(|chain| (name.clone(), chain)));
+    }
+    Ok(bound)
 }
 
 fn open_kv(kv: &BTreeMap<String, KvConfig>, data_dir: &Path) -> Result<BTreeMap<String, Arc<KvSink>>> {

@@ -215,7 +215,7 @@ impl Worker {
         let now_us = self.parts.clock.now_us();
         let mut ingested = self.parts.ingest.decode(&handovers);
         let tables = std::mem::take(&mut ingested.tables);
-        let (outputs, guilty) = self.parts.stateless.bisect(tables, now_us)?;
+        let (outputs, guilty) = self.parts.stateless.bisect(&tables, now_us);
         for reject in guilty {
             ingested.outcomes[reject.index as usize] = Outcome::Rejected;
             ingested.rejects.push(reject);
@@ -225,7 +225,7 @@ impl Worker {
         let plan = self.parts.plan.clone();
         let mut touched = Vec::new();
         for (i, view) in plan.views.iter().enumerate() {
-            let rows = outputs.node(view.input);
+            let rows = &outputs.nodes[view.input];
             if rows.iter().any(|b| b.num_rows() > 0) {
                 let keys = self.parts.views[i].apply(rows, &ingested.lineage).map_err(|e| {
                     e.context(format!("materialized view \"{}\" could not fold a batch", view.name))
@@ -239,7 +239,7 @@ impl Worker {
         for (i, insert) in plan.inserts.iter().enumerate() {
             let InsertFrom::Node(node) = insert.from else { continue };
             let table = self.insert_tables[i].clone();
-            for rows in outputs.node(node).iter().filter(|b| b.num_rows() > 0) {
+            for rows in outputs.nodes[node].iter().filter(|b| b.num_rows() > 0) {
                 let rows = without_msg(rows, &insert.schema)?;
                 self.deliver(&table, rows)?;
             }
