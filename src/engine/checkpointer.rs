@@ -9,7 +9,6 @@ use crate::checkpoint::place::segment_path;
 use crate::checkpoint::record::{Record, SegmentRef, ViewRecord};
 use crate::engine::chain::Chain;
 use crate::env::store::PutOutcome;
-use crate::engine::published::Board;
 use crate::engine::upsert::Touched;
 use crate::engine::worker::{Order, Pressure, SlotCut};
 use crate::env::clock::Clock;
@@ -80,7 +79,6 @@ pub struct Checkpointer {
     pub head: Record,
     pub author: Authorship,
     pub slots: Vec<mpsc::UnboundedSender<Order>>,
-    pub boards: Vec<Arc<Board>>,
     pub tables: Vec<TableEntry>,
     pub upsert: Option<mpsc::Sender<Touched>>,
     pub applied: BTreeMap<Arc<str>, watch::Sender<Applied>>,

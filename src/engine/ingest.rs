@@ -10,7 +10,7 @@ use crate::types::message::Message;
 use crate::types::reject::{Reject, RejectReason};
 use crate::types::table::Table;
 use arrow::array::{
-    Array, ArrayRef, BinaryBuilder, Int64Array, StringBuilder, TimestampMicrosecondArray, UInt32Array, new_null_array,
+    ArrayRef, BinaryBuilder, Int64Array, StringBuilder, TimestampMicrosecondArray, UInt32Array, new_null_array,
 };
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;

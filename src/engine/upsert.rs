@@ -16,7 +16,7 @@ use crate::types::change::Changes;
 use crate::types::epoch::ChainId;
 use crate::types::error::{Error, Result};
 use crate::types::position::{PartitionId, Position};
-use arrow::array::{Array, AsArray, BooleanArray, UInt32Array};
+use arrow::array::{AsArray, BooleanArray, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, not, prep_null_mask_filter, take_record_batch};
 use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;

@@ -326,12 +326,11 @@ impl Worker {
         let partitions = self
             .progress
             .iter_mut()
-            .map(|(id, p)| PartitionCut {
-                partition: id.clone(),
-                slot,
-                span: std::mem::replace(&mut p.span, Span::new(p.span.to, p.span.to)),
-                identity: p.identity.as_deref().cloned(),
-                counts: std::mem::take(&mut p.epoch_counts),
+            .map(|(id, p)| {
+                let span = p.span;
+                p.span = Span::new(span.to, span.to);
+                let counts = std::mem::take(&mut p.epoch_counts);
+                PartitionCut { partition: id.clone(), slot, span, identity: p.identity.as_deref().cloned(), counts }
             })
             .collect();
         let mut segments = Vec::with_capacity(self.parts.views.len());
