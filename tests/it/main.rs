@@ -1,4 +1,5 @@
 //! Integration tests: the crate from outside, against servers where a test asks for one. One binary, one link.
 
 mod cases;
+mod flight;
 mod s3;
