@@ -55,6 +55,8 @@ impl Verb {
     }
 }
 
+/// 1: failed at run time.
+pub const EXIT_RUN: u8 = 1;
 /// 2: the config or the call is wrong.
 pub const EXIT_CONFIG: u8 = 2;
 /// 3: a check or test failed.

@@ -3,4 +3,5 @@
 mod cases;
 mod fleet;
 mod mqtt;
+mod flight;
 mod s3;
