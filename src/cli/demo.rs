@@ -81,6 +81,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         banner(&dir, &config, &served, broker_address.port());
     }
 
+    subscribed(&served.running.live).await?;
+
     let progress = Arc::new(Progress::default());
     let stop = CancellationToken::new();
     let simulation = tokio::spawn(crate::simulate::run(
@@ -188,6 +190,18 @@ fn banner(dir: &Path, config: &Path, served: &Served, mqtt_port: u16) {
         }
     }
     println!();
+}
+
+/// The fleet starts when the pipeline listens: a broker keeps nothing for a session that does not exist yet.
+async fn subscribed(live: &Live) -> Result<()> {
+    let deadline = Instant::now() + DRAIN_MAX;
+    while !live.sources.values().all(|source| source.status.connected.load(Ordering::Relaxed)) {
+        if Instant::now() > deadline {
+            return Err(Error::Failed("the pipeline could not subscribe to the demo's own broker".into()));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 fn counts(live: &Live) -> Counts {

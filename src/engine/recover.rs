@@ -154,7 +154,13 @@ impl Recovery<'_> {
             };
             let rows: u64 = record.landings().map(|t| t.rows).sum();
             if rows > 0 {
-                tracing::info!(epoch = epoch.0, rows, "rolling forward an epoch that was decided");
+                tracing::info!(epoch = epoch.0, rows, "the last decided epoch is applied again where its tables lack it");
+            }
+            for landing in record.landings() {
+                let entry = tables.iter().find(|e| e.sink == landing.sink && e.name == landing.table);
+                if let Some(entry) = entry {
+                    entry.table.verify_files(&landing.adds).await?;
+                }
             }
             apply(&record, tables, |_| {}).await?;
         }
