@@ -2,7 +2,6 @@
 //!
 //! `run::run` sends a fleet's (or a recording's) messages to an output at a pace and returns the exact account of it.
 
-pub mod broker; // an MQTT broker inside this process
 mod device; // when a vehicle reports, and its messages as JSON
 pub mod fleet; // the endless iterator of messages
 mod malformed; // messages broken in the ways devices break them
