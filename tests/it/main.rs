@@ -2,5 +2,6 @@
 
 mod cases;
 mod fleet;
+mod config;
 mod mqtt;
 mod s3;
