@@ -124,7 +124,9 @@ impl Source {
 pub fn parse(text: &str, source: &Source) -> Result<(Table, Vec<Fault>), Vec<Fault>> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        return Err(errors.iter().map(|e| syntax_fault(text, source, e)).collect());
+        let mut faults: Vec<Fault> = errors.iter().map(|e| syntax_fault(text, source, e)).collect();
+        faults.sort_by_key(|fault| (fault.line, fault.column));
+        return Err(faults);
     }
     let mut walk = Walk { text, source, faults: Vec::new() };
     let table = walk.table(root.get_ref());
@@ -132,16 +134,19 @@ pub fn parse(text: &str, source: &Source) -> Result<(Table, Vec<Fault>), Vec<Fau
 }
 
 fn syntax_fault(text: &str, source: &Source, error: &toml::de::Error) -> Fault {
-    let (line, column) = error.span().map_or((1, 1), |span| line_column(text, span.start));
-    let mut fault = source.fault(At { line, column }, error.message().to_string());
-    fault.hint = match error.message() {
-        "duplicate key" => Some("Each key and each [table] may stand in the file once.".into()),
-        m if m.contains("literal string") || m.contains("must be quoted") => {
-            Some("Text needs quotes: key = \"text\".".into())
+    let span = error.span().unwrap_or(0..0);
+    let (line, column) = line_column(text, span.start);
+    let at = At { line, column };
+    match error.message() {
+        "duplicate key" => {
+            let key = text.get(span).unwrap_or_default();
+            source.fault(at, format!("duplicate key \"{key}\"")).with_hint("Each key and each [table] stands once.")
         }
-        _ => None,
-    };
-    fault
+        m if m.contains("must be quoted") => {
+            source.fault(at, "text without quotes").with_hint("Write it in quotes: key = \"text\".")
+        }
+        m => source.fault(at, m),
+    }
 }
 
 struct Walk<'a> {

@@ -149,8 +149,8 @@ fn a_file_that_is_no_toml_gives_syntax_faults_alone() {
     check_whole(
         "[pipeline]\nname = p\nname = 'q'\n",
         &[
-            "2:8: string values must be quoted, expected literal string / Text needs quotes: key = \"text\".",
-            "3:1: duplicate key / Each key and each [table] may stand in the file once.",
+            "2:8: text without quotes / Write it in quotes: key = \"text\".",
+            "3:1: duplicate key \"name\" / Each key and each [table] stands once.",
         ],
     );
 }

@@ -63,6 +63,9 @@ pub async fn examine(path: &Path) -> Result<Findings> {
             Err(of_sql) => faults.extend(of_sql),
         }
     }
+    // In the order of the file, those of the config before those of SQL.
+    let of_config = |fault: &Fault| fault.file == loaded.config.file;
+    faults.sort_by_key(|fault| if of_config(fault) { (0, fault.line, fault.column) } else { (1, 0, 0) });
     Ok(Findings { loaded, plan, faults })
 }
 
@@ -171,7 +174,8 @@ fn read_text(path: &Path) -> Result<String, Fault> {
 /// A source that no table reads would be connected for nothing, and its messages would have no shape.
 fn sources_without_table(config: &Config, plan: &Plan) -> Vec<Fault> {
     let is_read = |name: &String| plan.tables.iter().any(|table| table.source.as_ref() == name);
-    let unread = config.sources.iter().filter(|(name, _)| !is_read(name));
+    // Of a source without a known type a fault was told already.
+    let unread = config.sources.iter().filter(|(name, spec)| !spec.section.kind.is_empty() && !is_read(name));
     unread
         .map(|(name, spec)| {
             let hint = format!("Add CREATE TABLE {name} (...) to the SQL files, or take [source.{name}] out.");

@@ -51,16 +51,20 @@ pub struct JournalOptions {
 /// The smallest budget with which a trim can always make room: a trim deletes closed segments only.
 pub const JOURNAL_BYTES_MIN: u64 = 16 * 1024 * 1024;
 const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Less would close connections all the time; more than a few seconds of the disk is of no use.
+const MEMORY_BYTES_MIN: u64 = 1024 * 1024;
+const MEMORY_BYTES_MAX: u64 = 40 * 1024 * 1024;
 
 impl JournalOptions {
-    /// A segment is at most a quarter of the budget, so that at most half of it (the open one, the one being read) cannot
-    /// be freed.
-    pub fn with_budget(bytes_max: u64) -> Self {
+    /// A segment is at most a quarter of the disk budget, so that at most half of it (the open one, the one being read)
+    /// cannot be freed. Of the memory, three quarters are for the queue.
+    pub fn with_budget(bytes_max: u64, memory_bytes: u64) -> Self {
+        let memory_bytes = memory_bytes.clamp(MEMORY_BYTES_MIN, MEMORY_BYTES_MAX) as usize;
         JournalOptions {
             bytes_max,
             segment_bytes: (bytes_max / 4).min(SEGMENT_BYTES_MAX),
-            queue_bytes_max: 32 * 1024 * 1024,
-            recent_bytes_max: 8 * 1024 * 1024,
+            queue_bytes_max: memory_bytes / 4 * 3,
+            recent_bytes_max: memory_bytes / 4,
         }
     }
 }

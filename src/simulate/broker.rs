@@ -60,3 +60,6 @@ impl Drop for BrokerHandle {
         self.shutdown.shutdown();
     }
 }
+
+#[cfg(test)]
+mod tests;

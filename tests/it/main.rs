@@ -2,6 +2,7 @@
 
 mod cases;
 mod fleet;
+mod config;
 mod mqtt;
 mod flight;
 mod s3;

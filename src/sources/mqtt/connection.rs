@@ -2,7 +2,7 @@
 //!
 //! Polling never waits for the pipeline, so keep-alives go on. Back-pressure is an acknowledgement that does not come:
 //! the broker stops at its window of unacknowledged messages (`receive_maximum`, or its own). Should even the journal's
-//! queue be full, the connection is closed: what was not acknowledged comes again when there is room.
+//! queue be full, the connection is closed after what is in it was acknowledged: the rest comes again when there is room.
 
 use crate::env::clock::Clock;
 use crate::journal::entry::Entry;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// At the end, how long acknowledgements of what is in the journal may take. Later: the broker sends it again.
+/// At the end of a connection, how long acknowledgements of what is in the journal may take. Later: the broker sends it again.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
@@ -95,7 +95,10 @@ impl<'a> Connection<'a> {
         loop {
             let event = tokio::select! {
                 event = self.client.poll() => event,
-                () = stop.cancelled() => return self.drain().await,
+                () = stop.cancelled() => {
+                    self.drain().await;
+                    return Ended::Stopped;
+                }
             };
             let event = match event {
                 Ok(event) => event,
@@ -104,7 +107,16 @@ impl<'a> Connection<'a> {
             let lost = match event {
                 Incoming::Connected { session_present } => self.connected(session_present),
                 Incoming::Subscribed(granted) => self.subscribed(&granted, backoff),
-                Incoming::Message(message) => self.received(message),
+                Incoming::Message(message) => {
+                    if self.take(message) {
+                        continue;
+                    }
+                    // What was taken is acknowledged first: so every connection gets further than the one before.
+                    self.drain().await;
+                    return Ended::Lost(
+                        "the journal does not keep up; the broker keeps the messages until it does".into(),
+                    );
+                }
                 Incoming::Nothing => Ok(()),
             };
             if let Err(why) = lost {
@@ -140,28 +152,26 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    fn received(&mut self, message: Received) -> Result<(), String> {
+    /// False: there is no room for it. This connection must take no later message either, or the order would change.
+    fn take(&mut self, message: Received) -> bool {
         let status = &self.common.status;
         status.messages_in.fetch_add(1, Ordering::Relaxed);
         status.bytes_in.fetch_add(message.payload.len() as u64, Ordering::Relaxed);
         if message.qos() == 0 {
             self.keep_or_drop(message);
-            return Ok(());
+            return true;
         }
         let ack = self.client.ack(&message);
         let unacknowledged = self.unacknowledged.clone();
-        unacknowledged.count.fetch_add(1, Ordering::SeqCst);
         // I1: the journal calls this after its sync, in the order of arrival.
         let on_durable: OnDurable = Box::new(move || {
             ack.send();
             unacknowledged.less();
         });
-        match self.common.appender.try_append(self.entry(message), Some(on_durable)) {
-            Ok(_) => Ok(()),
-            Err(Full(_)) => {
-                Err("the journal's disk does not keep up; the broker keeps the messages until it does".to_string())
-            }
-        }
+        self.unacknowledged.count.fetch_add(1, Ordering::SeqCst);
+        let Err(Full(_)) = self.common.appender.try_append(self.entry(message), Some(on_durable)) else { return true };
+        self.unacknowledged.less();
+        false
     }
 
     /// Nobody sends a QoS 0 message again and nothing can hold it back. Half of the queue is kept for the others.
@@ -193,7 +203,7 @@ impl<'a> Connection<'a> {
 
     /// The end: acknowledges what is in the journal, takes nothing more, says good-bye. So a clean stop brings no message
     /// twice.
-    async fn drain(mut self) -> Ended {
+    async fn drain(&mut self) {
         let unacknowledged = self.unacknowledged.clone();
         let finish = async {
             let mut is_leaving = false;
@@ -219,10 +229,9 @@ impl<'a> Connection<'a> {
         if ended.is_err() && messages > 0 {
             tracing::warn!(
                 source = %self.common.name, messages,
-                "stopped with messages not acknowledged: the broker sends them again"
+                "the connection is closed with messages not acknowledged: the broker sends them again"
             );
         }
-        Ended::Stopped
     }
 }
 

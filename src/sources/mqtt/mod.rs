@@ -64,7 +64,7 @@ impl MqttSource {
             sessions: config.client_ids().into_iter().map(session).collect(),
             chain: context.chain.clone(),
             journal_dir: journal::directory(&context.data_dir, &section.name),
-            journal_options: JournalOptions::with_budget(config.journal_bytes_max.0),
+            journal_options: JournalOptions::with_budget(config.journal_bytes_max.0, context.queue_bytes),
             config,
         })
     }

@@ -5,7 +5,7 @@
 
 use crate::journal;
 use bytes::{Buf, BufMut, BytesMut};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -50,7 +50,7 @@ pub struct Broker {
 struct State {
     queue: VecDeque<u64>,
     /// Of all sessions: message -> not acknowledged.
-    in_flight: BTreeMap<u64, ()>,
+    in_flight: BTreeSet<u64>,
     acknowledged: u64,
     connects: usize,
     connected: usize,
@@ -112,7 +112,7 @@ impl Broker {
     pub fn unacknowledged_and_journaled(&self, data_dir: &Path) -> u64 {
         let dir = journal::directory(data_dir, "fleet");
         let chain = journal::bound_chain(&dir).expect("reads").expect("bound");
-        let options = journal::JournalOptions::with_budget(1 << 30);
+        let options = journal::JournalOptions::with_budget(1 << 30, 0);
         let journal = journal::Journal::open(&dir, &chain, Default::default(), options).expect("opens");
         let journaled = journal.durable().borrow().to.0;
         journaled - self.acknowledged()
@@ -137,8 +137,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 state.connected += 1;
                 state.connects - 1
             };
-            let mut session =
-                Session { stream, shared: shared.clone(), v5: false, ids: BTreeMap::new(), sent: VecDeque::new() };
+            let mut session = Session {
+                stream,
+                shared: shared.clone(),
+                v5: false,
+                free_ids: BTreeSet::new(),
+                fresh_id: 1,
+                sent: VecDeque::new(),
+            };
             // However it ended, the client or the script closed it.
             let close_after = shared.script.close_after.get(number).copied();
             if let Err(e) = session.serve(close_after).await {
@@ -159,8 +165,9 @@ struct Session {
     stream: TcpStream,
     shared: Arc<Shared>,
     v5: bool,
-    /// Packet ids in use.
-    ids: BTreeMap<u16, u64>,
+    /// Packet ids that were used and are free again; those never used begin at `fresh_id`.
+    free_ids: BTreeSet<u16>,
+    fresh_id: u16,
     /// (packet id, message), as sent.
     sent: VecDeque<(u16, u64)>,
 }
@@ -225,11 +232,11 @@ impl Session {
         body.put_u16(topic.len() as u16);
         body.put_slice(topic.as_bytes());
         if script.qos > 0 {
-            let id = (1..).find(|id| !self.ids.contains_key(id)).expect("the window is below 65,535");
+            let id = self.free_ids.pop_first().unwrap_or(self.fresh_id);
+            self.fresh_id = self.fresh_id.max(id + 1);
             body.put_u16(id);
-            self.ids.insert(id, message);
             self.sent.push_back((id, message));
-            self.shared.state().in_flight.insert(message, ());
+            self.shared.state().in_flight.insert(message);
         }
         let number = message.to_string();
         if self.v5 {
@@ -256,7 +263,7 @@ impl Session {
         let id = u16::from_be_bytes([body[0], body[1]]);
         let (expected, message) = self.sent.pop_front().expect("something was sent");
         assert_eq!(id, expected, "acknowledgements come in the order of the messages");
-        self.ids.remove(&id);
+        self.free_ids.insert(id);
         let mut state = self.shared.state();
         state.in_flight.remove(&message);
         state.acknowledged += 1;

@@ -97,6 +97,25 @@ async fn nothing_is_acknowledged_that_is_not_in_the_journal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_floods_a_small_queue_gets_further_with_every_connection() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script { window: 100, ..Script::default() }).await;
+    broker.publish(0..100);
+    let mut source = source(&broker, dir.path(), "").expect("the source opens");
+    // One message at a time: the broker sends the second long before the disk has the first.
+    source.journal_options.queue_bytes_max = 1;
+    let mut running = run(source, Starts::new(), false);
+    eventually("some progress", || broker.acknowledged() >= 10).await;
+    assert!(broker.connects() > 1, "the queue was never full");
+    let mut taken = Vec::new();
+    while payloads(&taken).len() < 10 {
+        taken.extend(running.next().await);
+    }
+    running.stop().await.expect("a clean end");
+    assert!(payloads(&taken).is_sorted(), "nothing came out of order");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clean_stop_brings_nothing_twice() {
     let dir = tempfile::tempdir().expect("a directory");
     let broker = Broker::start(Script { window: 50, ..Script::default() }).await;

@@ -151,6 +151,17 @@ async fn ordered_aggregates() {
     .await;
 }
 
+/// Sketches are close, not equal (tests/aggregates.rs says how close): the median of values spread over 0..143.
+#[tokio::test]
+async fn sketches() {
+    check(
+        "SELECT is_on, approx_percentile_cont(speed, 0.5) BETWEEN 40 AND 110 AS p, approx_distinct(vehicle) AS vehicles \
+         FROM p WHERE is_on IS NULL OR rpm > 0 GROUP BY is_on",
+        1,
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn distinct_on_with_filter_and_expressions() {
     check(
