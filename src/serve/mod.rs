@@ -1,1 +1,113 @@
-//! The faces over the network: Flight SQL and HTTP.
+//! The servers: Flight SQL and HTTP over one running pipeline.
+//!
+//! They read through `query` and show what the engine says about itself; what they need of it is `Facade`. A server
+//! decides nothing about data.
+
+pub mod access; // who may ask
+pub mod flight;
+pub mod http; // liveness, readiness, metrics, status, SQL, key-value reads
+pub mod metrics; // the recorder, and what every metric means // Arrow Flight SQL
+
+use crate::query::World;
+use crate::query::run::{Queries, QuerySettings};
+use crate::serve::access::Access;
+use crate::types::error::{Error, Result};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What the servers show of a running engine.
+pub trait Facade: World + Send + Sync {
+    /// Every component that must be up before the pipeline counts as ready.
+    fn ready(&self) -> Vec<ComponentState>;
+
+    /// The body of /api/v1/status.
+    fn status(&self) -> serde_json::Value;
+
+    /// The value under a key of a key-value table, columns by name; None when there is none. A sink or table that does
+    /// not exist is `Error::Config`. May block on a disk.
+    fn kv(&self, sink: &str, table: &str, key: &[String]) -> Result<Option<serde_json::Value>>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ComponentState {
+    /// "source mqtt", "sink lake", "state", ...
+    pub component: String,
+    pub ready: bool,
+    /// For people: empty, or what it waits for.
+    pub detail: String,
+}
+
+pub struct Settings {
+    /// "host:port"; port 0 takes a free one.
+    pub http: String,
+    pub flight: String,
+    pub query: QuerySettings,
+    /// Bearer tokens, any of which may read. None: everyone may.
+    pub tokens: Vec<String>,
+}
+
+/// Running servers. Dropping this does not stop them; `shutdown` does.
+pub struct Servers {
+    pub http_addr: SocketAddr,
+    pub flight_addr: SocketAddr,
+    /// What they answer from, for callers in the same process.
+    pub queries: Queries,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Time for requests under way to end after queries were cancelled. Then connections are cut.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+
+/// Binds both ports before anything is served, so that a port in use is said at once.
+pub async fn start(facade: Arc<dyn Facade>, settings: Settings) -> Result<Servers> {
+    let http = bind("http", &settings.http).await?;
+    let flight = bind("flight", &settings.flight).await?;
+    let (http_addr, flight_addr) = (local(&http)?, local(&flight)?);
+    let world: Arc<dyn World> = facade.clone();
+    let queries = Queries::new(world, settings.query).map_err(|e| Error::Failed(e.to_string()))?;
+    let access = Arc::new(Access::new(settings.tokens));
+    let stop = CancellationToken::new();
+    let tasks = vec![
+        tokio::spawn(http::serve(http, facade, queries.clone(), access.clone(), stop.clone())),
+        tokio::spawn(flight::serve(flight, queries.clone(), access, stop.clone())),
+    ];
+    tracing::info!(%http_addr, %flight_addr, "serving");
+    Ok(Servers { http_addr, flight_addr, queries, stop, tasks })
+}
+
+impl Servers {
+    /// Stops taking requests, cancels queries, lets answers under way end, then cuts what is left.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.queries.running().cancel_all();
+        for mut task in self.tasks {
+            match tokio::time::timeout(SHUTDOWN_GRACE, &mut task).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::error!(error = %e, "a server ended badly"),
+                Err(_) => task.abort(),
+            }
+        }
+    }
+}
+
+async fn bind(what: &str, address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => Error::refused(
+            format!("{what} address {address} is in use by another process"),
+            format!("stop that process, or set another {what} under [server]; port 0 takes a free one."),
+        ),
+        _ => Error::refused(
+            format!("cannot listen for {what} on {address}: {e}"),
+            format!("set {what} under [server] to an address of this machine, such as 127.0.0.1:0."),
+        ),
+    })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|e| Error::Failed(format!("a listening socket has no address: {e}")))
+}

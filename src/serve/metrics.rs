@@ -1,0 +1,70 @@
+//! The metrics recorder of the process, installed in one place, and what every metric means.
+//!
+//! Components record with the `metrics` macros wherever they are; without a recorder that costs nothing.
+
+use crate::types::error::{Error, Result};
+use crate::types::invariant;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::sync::{Mutex, OnceLock};
+
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+// Guards the first installation against a second one at the same time.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
+/// Seconds: from a fast point query to a full scan of a lake.
+const SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+use Kind::{Counter, Gauge, Histogram};
+
+const MEANINGS: &[(Kind, &str, &str)] = &[
+    (Counter, "pipe_queries_total", "Queries that ended, by outcome: answered, failed, cancelled."),
+    (Counter, "pipe_query_rows_total", "Rows handed to readers of queries."),
+    (Histogram, "pipe_query_seconds", "Time from a query's arrival to its end or to its reader leaving."),
+    (Gauge, "pipe_queries_running", "Queries that run now."),
+    (Counter, "pipe_http_requests_total", "HTTP requests answered, by route and status."),
+    (Gauge, "pipe_ready", "1 when the component is ready, else 0."),
+    (Gauge, "pipe_invariant_violations", "Broken promises since the start, by invariant. Anything but 0 is a fault."),
+];
+
+/// Installs the recorder, or hands out the one that is there. `pipeline` becomes a label of every metric; the first
+/// caller's counts, since a process runs one pipeline.
+pub fn install(pipeline: &str) -> Result<PrometheusHandle> {
+    let _guard = INSTALLING.lock().expect("no holder panics");
+    if let Some(handle) = RECORDER.get() {
+        return Ok(handle.clone());
+    }
+    let failed = |e: &dyn std::fmt::Display| Error::Failed(format!("cannot install the metrics recorder: {e}"));
+    let recorder = PrometheusBuilder::new()
+        .add_global_label("pipeline", pipeline)
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+        .map_err(|e| failed(&e))?
+        .build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|e| failed(&e))?;
+    for (kind, name, help) in MEANINGS {
+        match kind {
+            Counter => metrics::describe_counter!(*name, *help),
+            Gauge => metrics::describe_gauge!(*name, *help),
+            Histogram => metrics::describe_histogram!(*name, *help),
+        }
+    }
+    Ok(RECORDER.get_or_init(|| handle).clone())
+}
+
+/// The text of /metrics. Empty when no recorder was installed.
+pub fn render() -> String {
+    for invariant in invariant::ALL {
+        metrics::gauge!("pipe_invariant_violations", "invariant" => invariant.id).set(invariant.violations() as f64);
+    }
+    RECORDER.get().map_or(String::new(), |handle| {
+        // Moves recorded histogram values into their buckets; without it they would pile up.
+        handle.run_upkeep();
+        handle.render()
+    })
+}
