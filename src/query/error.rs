@@ -146,7 +146,7 @@ fn from_root(error: &DataFusionError) -> QueryError {
         | DataFusionError::Configuration(m)
         | DataFusionError::NotImplemented(m) => from_text(m),
         DataFusionError::ArrowError(e, _) => from_text(&e.to_string()),
-        DataFusionError::ResourcesExhausted(m) => QueryError::new(Kind::Exhausted, one_line(m))
+        DataFusionError::ResourcesExhausted(m) => QueryError::new(Kind::Exhausted, lowercase(&one_line(m)))
             .hint("read less at once, or give queries more: [limits] memory is shared out to them."),
         DataFusionError::ObjectStore(e) => QueryError::new(Kind::Unavailable, one_line(&e.to_string())),
         other => QueryError::failed(one_line(&other.strip_backtrace())),

@@ -36,3 +36,6 @@ pub trait World: Send + Sync {
     /// Rows of `system.<name>`: sources, sinks, views, checkpoints, rejects. `queries` is kept by this module.
     fn system(&self, name: &str) -> Option<RecordBatch>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,6 +164,9 @@ impl Queries {
         session.register_catalog_list(Arc::new(catalogs));
 
         for table in session.resolve_table_references(&statement.parsed)? {
+            if table.schema().is_none() && session.table_functions().contains_key(table.table()) {
+                continue;
+            }
             shown.check(&table).map_err(|e| e.at(statement.place_of_table(&table)))?;
         }
         let plan = session.statement_to_plan(statement.parsed).await?;
