@@ -132,3 +132,6 @@ impl TableProvider for LakeTable {
         self.0.scan(state, projection, filters, limit).await
     }
 }
+
+#[cfg(test)]
+mod tests;

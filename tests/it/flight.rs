@@ -367,7 +367,8 @@ async fn until_nothing_endless_runs(client: &mut Client) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_ends_when_its_reader_leaves_or_cancels() {
     let (servers, mut client) = serving(Outside::new().await).await;
-    let running = "SELECT state, rows > 0 FROM system.queries WHERE sql LIKE '%1000000000000%' AND sql NOT LIKE '%system%'";
+    let running =
+        "SELECT state, rows > 0 FROM system.queries WHERE sql LIKE '%1000000000000%' AND sql NOT LIKE '%system%'";
 
     let info = client.execute(ENDLESS.to_string(), None).await.expect("plans");
     assert_eq!(answer(&mut client, running).await, Vec::<String>::new(), "announced is not yet running");
