@@ -2,6 +2,7 @@
 //! outlives a restart and costs nothing when it is never fetched.
 
 use crate::query::error::QueryError;
+use arrow::array::ArrayRef;
 use arrow::compute::concat_batches;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -63,7 +64,7 @@ impl Handle {
         let wrong = |e: &dyn std::fmt::Display| Status::invalid_argument(format!("the parameters cannot be read: {e}"));
         let mut reader = StreamReader::try_new(&*self.parameters, None).map_err(|e| wrong(&e))?;
         let row = reader.next().ok_or_else(|| wrong(&"there are none"))?.map_err(|e| wrong(&e))?;
-        let value = |column| ScalarValue::try_from_array(column, 0).map_err(|e| wrong(&e.strip_backtrace()));
+        let value = |column: &ArrayRef| ScalarValue::try_from_array(column, 0).map_err(|e| wrong(&e.strip_backtrace()));
         row.columns().iter().map(value).collect()
     }
 }

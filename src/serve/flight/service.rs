@@ -31,7 +31,7 @@ use arrow_flight::{
     FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, RenewFlightEndpointRequest,
     SchemaAsIpc, Ticket,
 };
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, TryStreamExt, stream};
 use prost::Message;
 use std::pin::Pin;
 use std::sync::Arc;
