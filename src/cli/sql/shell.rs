@@ -143,7 +143,8 @@ impl Shell {
     /// Ctrl-C while a statement runs leaves the statement, not the dialogue: its rows are dropped, which cancels it.
     async fn ask(&mut self, statement: String) {
         let start = Instant::now();
-        let asked = print(&mut self.client, &statement, self.style, &mut std::io::stdout());
+        let mut out = std::io::stdout();
+        let asked = print(&mut self.client, &statement, self.style, &mut out);
         let outcome = tokio::select! {
             outcome = asked => Some(outcome),
             _ = tokio::signal::ctrl_c() => None,
@@ -217,7 +218,7 @@ impl Shell {
                 print(&mut self.client, &statement, self.style, &mut std::io::stdout()).await?;
                 println!();
                 tokio::time::sleep(interval).await;
-                Ok(())
+                Ok::<(), Trouble>(())
             };
             tokio::select! {
                 outcome = round => outcome?,
