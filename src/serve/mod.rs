@@ -42,9 +42,9 @@ pub struct ComponentState {
 }
 
 pub struct Settings {
-    /// "host:port"; port 0 takes a free one.
-    pub http: String,
-    pub flight: String,
+    /// "host:port"; port 0 takes a free one. None: not served.
+    pub http: Option<String>,
+    pub flight: Option<String>,
     pub query: QuerySettings,
     /// Bearer tokens, any of which may read. None: everyone may.
     pub tokens: Vec<String>,
@@ -52,8 +52,8 @@ pub struct Settings {
 
 /// Running servers. Dropping this does not stop them; `shutdown` does.
 pub struct Servers {
-    pub http_addr: SocketAddr,
-    pub flight_addr: SocketAddr,
+    pub http_addr: Option<SocketAddr>,
+    pub flight_addr: Option<SocketAddr>,
     /// What they answer from, for callers in the same process.
     pub queries: Queries,
     stop: CancellationToken,
@@ -65,18 +65,22 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
 /// Binds both ports before anything is served, so that a port in use is said at once.
 pub async fn start(facade: Arc<dyn Facade>, settings: Settings) -> Result<Servers> {
-    let http = bind("http", &settings.http).await?;
-    let flight = bind("flight", &settings.flight).await?;
-    let (http_addr, flight_addr) = (local(&http)?, local(&flight)?);
+    let http = bind("http", settings.http.as_deref()).await?;
+    let flight = bind("flight", settings.flight.as_deref()).await?;
+    let http_addr = http.as_ref().map(local).transpose()?;
+    let flight_addr = flight.as_ref().map(local).transpose()?;
     let world: Arc<dyn World> = facade.clone();
     let queries = Queries::new(world, settings.query).map_err(|e| Error::Failed(e.to_string()))?;
     let access = Arc::new(Access::new(settings.tokens));
     let stop = CancellationToken::new();
-    let tasks = vec![
-        tokio::spawn(http::serve(http, facade, queries.clone(), access.clone(), stop.clone())),
-        tokio::spawn(flight::serve(flight, queries.clone(), access, stop.clone())),
-    ];
-    tracing::info!(%http_addr, %flight_addr, "serving");
+    let mut tasks = Vec::new();
+    if let Some(http) = http {
+        tasks.push(tokio::spawn(http::serve(http, facade, queries.clone(), access.clone(), stop.clone())));
+    }
+    if let Some(flight) = flight {
+        tasks.push(tokio::spawn(flight::serve(flight, queries.clone(), access, stop.clone())));
+    }
+    tracing::info!(http = ?http_addr, flight = ?flight_addr, "serving");
     Ok(Servers { http_addr, flight_addr, queries, stop, tasks })
 }
 
@@ -95,8 +99,9 @@ impl Servers {
     }
 }
 
-async fn bind(what: &str, address: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|e| match e.kind() {
+async fn bind(what: &str, address: Option<&str>) -> Result<Option<TcpListener>> {
+    let Some(address) = address else { return Ok(None) };
+    TcpListener::bind(address).await.map(Some).map_err(|e| match e.kind() {
         std::io::ErrorKind::AddrInUse => Error::refused(
             format!("{what} address {address} is in use by another process"),
             format!("stop that process, or set another {what} under [server]; port 0 takes a free one."),
