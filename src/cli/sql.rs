@@ -70,7 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     for statement in statements {
         match output::print(&mut client, &statement, style, &mut std::io::stdout()).await {
-            Ok(Printed::All { .. }) => {}
+            Ok(Printed::All) => {}
             // `pipe sql ... | head`: the reader has what it wanted.
             Ok(Printed::ReaderLeft) => return Ok(ExitCode::SUCCESS),
             Err(trouble) => return Ok(complain(&trouble)),

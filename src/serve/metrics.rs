@@ -23,11 +23,40 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 const MEANINGS: &[(Kind, &str, &str)] = &[
+    // Sources and the ledger.
+    (Gauge, "pipe_source_connected", "1 while the source is connected, else 0."),
+    (Gauge, "pipe_source_lag_messages", "Messages known to wait at the source; -1 when it cannot tell."),
+    (Counter, "pipe_source_messages_total", "Messages taken from the wire, redeliveries included."),
+    (Counter, "pipe_source_bytes_total", "Bytes taken from the wire."),
+    (Counter, "pipe_source_reconnects_total", "Times the source connected again."),
+    (Counter, "pipe_mqtt_dropped_messages_total", "MQTT messages that could not be kept; QoS 0 cannot be paused."),
+    (Gauge, "pipe_journal_bytes", "Bytes in the journal that are not trimmed yet."),
+    (Histogram, "pipe_journal_sync_seconds", "Time of one sync of the journal."),
+    (Counter, "pipe_messages_received_total", "Messages handed to a slot = decoded + rejected + dropped."),
+    (Counter, "pipe_messages_decoded_total", "Messages parsed, even into no rows."),
+    (Counter, "pipe_messages_rejected_total", "Messages in the dead-letter table."),
+    (Counter, "pipe_messages_dropped_total", "Messages dropped by a rule of the config: no route, tombstone."),
+    (Counter, "pipe_rejects_total", "Rejected messages by reason."),
+    (Counter, "pipe_unknown_fields_total", "Fields of messages that no table declares."),
+    // State, checkpoints, sinks.
+    (Gauge, "pipe_state_keys", "Keys of a materialized view."),
+    (Gauge, "pipe_state_bytes", "Bytes a materialized view holds in memory."),
+    (Gauge, "pipe_checkpoint_epoch", "The last epoch that was decided."),
+    (Gauge, "pipe_checkpoint_timestamp_seconds", "When that was, in seconds since 1970."),
+    (Counter, "pipe_checkpoint_records_total", "Records written."),
+    (Histogram, "pipe_checkpoint_duration_seconds", "Time from a cut to its epoch being applied."),
+    (Counter, "pipe_table_rows_total", "Rows landed in a table since the chain began."),
+    (Counter, "pipe_kv_rows_written_total", "Values written to a key-value table."),
+    (Counter, "pipe_kv_rows_deleted_total", "Values deleted from a key-value table."),
+    (Counter, "pipe_kv_rows_left_out_total", "Rows not written because their key is NULL or too long."),
+    (Gauge, "pipe_budget_used_bytes", "Bytes in use of a share of the memory budget."),
+    // Readers.
     (Counter, "pipe_queries_total", "Queries that ended, by outcome: answered, failed, cancelled."),
     (Counter, "pipe_query_rows_total", "Rows handed to readers of queries."),
     (Histogram, "pipe_query_seconds", "Time from a query's arrival to its end or to its reader leaving."),
     (Gauge, "pipe_queries_running", "Queries that run now."),
     (Counter, "pipe_http_requests_total", "HTTP requests answered, by route and status."),
+    // The whole.
     (Gauge, "pipe_ready", "1 when the component is ready, else 0."),
     (Gauge, "pipe_invariant_violations", "Broken promises since the start, by invariant. Anything but 0 is a fault."),
 ];

@@ -30,7 +30,7 @@ use world::{Outside, settings};
 type Client = FlightSqlServiceClient<Channel>;
 
 async fn connect(servers: &Servers) -> Client {
-    let address = format!("http://{}", servers.flight_addr);
+    let address = format!("http://{}", servers.flight_addr.expect("is served"));
     let channel = Endpoint::from_shared(address).expect("is an address").connect().await.expect("somebody listens");
     FlightSqlServiceClient::new(channel)
 }
@@ -426,7 +426,7 @@ async fn a_port_in_use_is_said_with_what_to_change() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let address = taken.local_addr().expect("has one").to_string();
     let mut settings = settings(&[]);
-    settings.flight = address.clone();
+    settings.flight = Some(address.clone());
     let e = serve::start(Arc::new(Outside::new().await), settings).await.err().expect("is refused").to_string();
     assert!(e.contains(&address) && e.contains("in use") && e.contains("[server]"), "{e}");
 }

@@ -1,8 +1,9 @@
 //! Integration tests: the crate from outside, against servers where a test asks for one. One binary, one link.
 
 mod cases;
-mod fleet;
 mod config;
+mod fleet;
+mod flight;
 mod mqtt;
 mod flight;
 mod s3;

@@ -23,20 +23,19 @@ pub enum Style {
 
 #[derive(Debug)]
 pub enum Printed {
-    All { rows: usize },
+    All,
     ReaderLeft,
 }
 
 pub async fn print(client: &mut Client, sql: &str, style: Style, out: &mut impl Write) -> Result<Printed, Trouble> {
     let (schema, mut rows) = client.query(sql).await?;
-    let mut count = 0;
     let format = match style {
         Style::Csv => Format::Csv,
         Style::Json => Format::Json,
         Style::Ndjson => Format::Ndjson,
         Style::Table => {
             let mut batches: Vec<RecordBatch> = Vec::new();
-            let mut more = false;
+            let (mut count, mut more) = (0, false);
             while let Some(batch) = rows.try_next().await? {
                 let room = TABLE_ROWS_MAX - count;
                 more = batch.num_rows() > room;
@@ -49,25 +48,24 @@ pub async fn print(client: &mut Client, sql: &str, style: Style, out: &mut impl 
             let table = pretty_format_batches_with_schema(schema, &batches).map_err(|e| Trouble::run(e.to_string()))?;
             let plural = if count == 1 { "" } else { "s" };
             let note = if more { ", and more: --format csv prints all" } else { "" };
-            return written(writeln!(out, "{table}\n({count} row{plural}{note})"), count);
+            return written(writeln!(out, "{table}\n({count} row{plural}{note})"));
         }
     };
     let mut encoder = Encoder::new(format, schema);
     let failed = |e: crate::query::error::QueryError| Trouble::run(e.to_string());
     while let Some(batch) = rows.try_next().await? {
-        count += batch.num_rows();
         let piece = encoder.batch(&batch).map_err(failed)?;
-        if let Printed::ReaderLeft = written(out.write_all(&piece), count)? {
+        if let Printed::ReaderLeft = written(out.write_all(&piece))? {
             return Ok(Printed::ReaderLeft);
         }
     }
     let piece = encoder.end().map_err(failed)?;
-    written(out.write_all(&piece).and_then(|()| out.flush()), count)
+    written(out.write_all(&piece).and_then(|()| out.flush()))
 }
 
-fn written(result: io::Result<()>, rows: usize) -> Result<Printed, Trouble> {
+fn written(result: io::Result<()>) -> Result<Printed, Trouble> {
     match result {
-        Ok(()) => Ok(Printed::All { rows }),
+        Ok(()) => Ok(Printed::All),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Printed::ReaderLeft),
         Err(e) => Err(Trouble::run(format!("cannot write the result: {e}"))),
     }

@@ -150,7 +150,7 @@ impl Shell {
             _ = tokio::signal::ctrl_c() => None,
         };
         match outcome {
-            Some(Ok(Printed::All { .. } | Printed::ReaderLeft)) => {}
+            Some(Ok(Printed::All | Printed::ReaderLeft)) => {}
             Some(Err(trouble)) => eprintln!("{trouble}"),
             None => eprintln!("cancelled"),
         }

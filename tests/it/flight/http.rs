@@ -6,19 +6,24 @@ use arrow::ipc::reader::StreamReader;
 use pipe::serve::{self, Servers, metrics};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 async fn serving(outside: Outside) -> Servers {
     serve::start(Arc::new(outside), settings(&[])).await.expect("serves")
 }
 
+fn http(servers: &Servers) -> SocketAddr {
+    servers.http_addr.expect("is served")
+}
+
 async fn post(servers: &Servers, accept: &str, sql: &str) -> Response {
-    let url = format!("http://{}/api/v1/sql", servers.http_addr);
+    let url = format!("http://{}/api/v1/sql", http(servers));
     Client::new().post(url).header("accept", accept).body(sql.to_string()).send().await.expect("is answered")
 }
 
 async fn get(servers: &Servers, path: &str) -> (StatusCode, String) {
-    let response = reqwest::get(format!("http://{}{path}", servers.http_addr)).await.expect("is answered");
+    let response = reqwest::get(format!("http://{}{path}", http(servers))).await.expect("is answered");
     (response.status(), response.text().await.expect("is text"))
 }
 
@@ -41,7 +46,7 @@ async fn what_is_wrong_comes_as_json_with_its_place() {
     // While it runs, but before the first row.
     let response = post(&servers, "*/*", "SELECT 1 / (speed - speed)::INT FROM latest").await;
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
-    let url = format!("http://{}/api/v1/sql", servers.http_addr);
+    let url = format!("http://{}/api/v1/sql", http(&servers));
     for body in [r#"{"sql": "SELECT 1", "parms": []}"#, r#"{"sql": "SELECT $1", "params": [[1]]}"#, "{"] {
         let request = Client::new().post(&url).header("content-type", "application/json").body(body);
         assert_eq!(request.send().await.expect("is answered").status(), StatusCode::BAD_REQUEST, "{body}");
@@ -100,7 +105,7 @@ async fn no_rows_and_many_rows_are_well_formed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_come_as_json() {
     let servers = serving(Outside::new().await).await;
-    let url = format!("http://{}/api/v1/sql", servers.http_addr);
+    let url = format!("http://{}/api/v1/sql", http(&servers));
     let body = json!({
         "sql": "SELECT id FROM latest WHERE id = $1 AND speed > $2 AND at < $3 AND $4 IS NULL AND $5",
         "params": ["a", 1, "2027-01-01T00:00:00Z", null, true],
@@ -115,7 +120,7 @@ async fn a_running_query_is_cancelled_by_its_number() {
     let servers = serving(Outside::new().await).await;
     let response = post(&servers, "text/csv", ENDLESS).await;
     let id = response.headers()["x-pipe-query-id"].to_str().expect("is a number").to_string();
-    let url = format!("http://{}/api/v1/queries/{id}", servers.http_addr);
+    let url = format!("http://{}/api/v1/queries/{id}", http(&servers));
     let cancelled = Client::new().delete(&url).send().await.expect("is answered").status();
     assert_eq!(cancelled, StatusCode::NO_CONTENT);
     response.bytes().await.expect_err("a cancelled query must not look complete");
@@ -194,7 +199,7 @@ async fn a_token_guards_data_but_not_probes() {
         let (status, text) = get(&servers, path).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
         assert!(!text.contains("s3cret"));
-        let url = format!("http://{}{path}", servers.http_addr);
+        let url = format!("http://{}{path}", http(&servers));
         let with = Client::new().get(url).bearer_auth("s3cret").send().await.expect("is answered");
         assert_eq!(with.status(), StatusCode::OK, "{path}");
     }

@@ -11,7 +11,7 @@ async fn adbc_and_pyarrow_read_everything() {
     };
     let (servers, _) = serving(Outside::new().await).await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/flight_client.py");
-    let url = format!("grpc://{}", servers.flight_addr);
+    let url = format!("grpc://{}", servers.flight_addr.expect("is served"));
     let table = ["--table", "hot.latest", "--key", "id", "--value", "a"];
     let ran = tokio::process::Command::new(python).arg(script).arg(url).args(table).output().await.expect("runs");
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));

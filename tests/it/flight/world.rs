@@ -33,8 +33,8 @@ static QUERY_THREADS: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 
 pub fn settings(tokens: &[&str]) -> Settings {
     Settings {
-        http: "127.0.0.1:0".into(),
-        flight: "127.0.0.1:0".into(),
+        http: Some("127.0.0.1:0".into()),
+        flight: Some("127.0.0.1:0".into()),
         query: QuerySettings {
             memory_bytes: 64 * 1024 * 1024,
             partitions: 2,
