@@ -157,7 +157,8 @@ impl TopicReader {
         }
         // Under `once` the partitions are those there were at the start.
         let complete = self.parts.context.once && !self.partitions.is_empty();
-        let new = found.partitions().iter().map(|p| p.id()).filter(|id| !complete && !self.partitions.contains_key(id));
+        let ids = found.partitions().iter().map(|p| p.id());
+        let new: Vec<i32> = ids.filter(|id| !complete && !self.partitions.contains_key(id)).collect();
         let mut begun = Vec::new();
         for id in new {
             match self.begin(id)? {
