@@ -173,7 +173,7 @@ async fn a_stop_ends_a_source_that_waits_for_its_slot() {
 #[test]
 fn a_path_is_validated() {
     let check = |text: &str| {
-        let section = Section::from_text("source.recorded", "file", text).expect("TOML");
+        let section = Section::from_text("file", "recorded", text).expect("TOML");
         match validate(&section) {
             Ok(config) => config.path,
             Err(faults) => faults.iter().map(|f| f.message.clone()).collect::<Vec<_>>().join("; "),

@@ -107,10 +107,10 @@ mod tests {
 
     fn check(more: &str) -> String {
         let mut text = String::from("brokers = ['h:9092']\n");
-        if !more.contains("topics") {
+        if !more.contains("topics = ") {
             text.push_str("topics = ['t']\n");
         }
-        let section = Section::from_text("source.x", "kafka", &format!("{text}{more}")).expect("TOML");
+        let section = Section::from_text("kafka", "x", &format!("{text}{more}")).expect("TOML");
         match validate(&section) {
             Ok(_) => "ok".into(),
             Err(faults) => faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n"),

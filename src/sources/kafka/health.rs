@@ -84,23 +84,35 @@ pub struct Events {
     topic: Arc<str>,
     health: Arc<Health>,
     /// The library's last words on why it cannot connect: better than the code that `poll` and the requests return.
-    last_reason: Mutex<String>,
+    last_failure: Mutex<String>,
 }
 
 impl Events {
     pub fn new(source: Arc<str>, topic: Arc<str>, health: Arc<Health>) -> Self {
-        Events { source, topic, health, last_reason: Mutex::default() }
+        Events { source, topic, health, last_failure: Mutex::default() }
     }
 
     /// For people: why a request failed.
     pub fn why(&self, error: &KafkaError) -> String {
-        let reason = self.last_reason.lock().expect("no holder panics");
-        if reason.is_empty() { error.to_string() } else { reason.clone() }
+        let failure = self.last_failure.lock().expect("no holder panics");
+        if failure.is_empty() { error.to_string() } else { failure.clone() }
+    }
+
+    /// It must not explain the next trouble too.
+    pub fn forget_failure(&self) {
+        self.last_failure.lock().expect("no holder panics").clear();
     }
 }
 
 impl ClientContext for Events {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            // "[thrd:h:9092/1]: h:9092/1: Connect to ipv4#10.0.0.1:9092 failed: Connection refused (after 3ms in state
+            // CONNECT, 5 identical error(s) suppressed)": the ends differ every time and tell nobody anything.
+            let why = message.split_once("]: ").map_or(message, |(_, why)| why);
+            let why = why.split(" (after ").next().unwrap_or(why);
+            *self.last_failure.lock().expect("no holder panics") = why.to_string();
+        }
         let (source, topic) = (&self.source, &self.topic);
         // Never above INFO: what matters comes as an error from `poll` too, and is judged there. The library itself
         // leaves passwords out of its lines (I12).
@@ -120,9 +132,6 @@ impl ClientContext for Events {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(source = %self.source, topic = %self.topic, %error, reason, "librdkafka reports an error");
-        // "(after 3ms in state CONNECT, 5 identical error(s) suppressed)" differs every time and tells nobody anything.
-        let reason = reason.split(" (after ").next().unwrap_or(reason);
-        *self.last_reason.lock().expect("no holder panics") = reason.to_string();
     }
 }
 

@@ -27,10 +27,6 @@ struct Item {
 }
 
 impl Pending {
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
     /// No room for `message` in this handover. One that is larger than a handover goes alone.
     pub fn is_full_for(&self, message: &BorrowedMessage<'_>) -> bool {
         let bytes = message.key_len() + message.payload_len();

@@ -2,6 +2,8 @@
 
 use crate::sources::kafka::config::KafkaConfig;
 use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 use std::collections::BTreeMap;
 
 const OURS: &str = "positions come from the record, and a second keeper of them could only disagree";
@@ -90,9 +92,11 @@ pub fn refused(key: &str) -> Option<(&'static str, &'static str)> {
     REFUSED.iter().find(|(name, _, _)| *name == key).map(|(_, why, hint)| (*why, *hint))
 }
 
-/// Asks the library itself, so that no list of ours can fall behind it.
+/// Asks the library itself, so that no list of ours can fall behind it. A value that does not fit is another matter.
 pub fn exists(key: &str) -> bool {
-    ClientConfig::new().create_native_config().is_ok_and(|native| native.get(key).is_ok())
+    let unknown = RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN;
+    let tried = ClientConfig::new().set(key, "1").create_native_config();
+    !matches!(tried, Err(KafkaError::ClientConfig(why, ..)) if why == unknown)
 }
 
 /// Everything the client is created with. `queue_bytes`: what the queue between the library's threads and ours may hold.

@@ -122,6 +122,7 @@ impl TopicReader {
         let trouble = match looked {
             Looked::Fine => {
                 self.parts.health.up(topic);
+                self.parts.consumer.context().forget_failure();
                 self.next_look = Instant::now() + self.parts.look_interval;
                 return Ok(());
             }
