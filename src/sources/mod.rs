@@ -147,7 +147,7 @@ pub struct Kind {
 }
 
 /// Every source connector of this build.
-pub static KINDS: &[Kind] = &[file::KIND, mqtt::KIND];
+pub static KINDS: &[Kind] = &[file::KIND, kafka::KIND, mqtt::KIND];
 
 /// A source, opened and about to connect.
 #[async_trait::async_trait]

@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""End to end: real Kafka, real Mosquitto, an S3 API server, readers not written here, SIGKILL in the middle.
+
+    python3 tests/e2e/run.py [--pipe PATH] [--messages N] [--status N] [--seconds N] [--kills N] [--store local|s3] [--keep]
+
+A fleet's messages (fleet.py) go through Kafka and MQTT into `pipe serve`, which is killed several times on the way. Then
+what is in the lake, the hot state, the key-value store and the dead letters is compared with a computation in Python over
+what was sent. Kafka-fed tables must be exact; MQTT-fed ones exact after removing the broker's redeliveries by message
+identity. Prints the account; exits 1 on any difference.
+
+Needs: java, mvn, mosquitto, promtool (Debian: maven, default-jre-headless, mosquitto, prometheus), Go for --store s3. Python
+packages are installed into ~/.cache/pipe-e2e/venv.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+VENV = pathlib.Path.home() / ".cache" / "pipe-e2e" / "venv"
+PACKAGES = ["deltalake", "chdb", "pyarrow", "adbc-driver-flightsql", "adbc-driver-manager", "confluent-kafka", "paho-mqtt"]
+
+
+def enter_venv():
+    """Runs this script again inside the virtual environment, which is made when it is not complete."""
+    if pathlib.Path(sys.prefix) == VENV:
+        return
+    complete = VENV / "complete"
+    if not complete.exists() or complete.read_text() != " ".join(PACKAGES):
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+        subprocess.run([str(VENV / "bin" / "pip"), "-q", "install", *PACKAGES], check=True)
+        complete.write_text(" ".join(PACKAGES))
+    python = str(VENV / "bin" / "python3")
+    os.execv(python, [python, str(pathlib.Path(__file__).resolve()), *sys.argv[1:]])
+
+
+enter_venv()
+sys.path.insert(0, str(HERE))
+
+import argparse
+import shutil
+import tempfile
+import time
+
+import account
+import fleet
+from kafka import Kafka
+from publish import KafkaPublisher, MqttPublisher
+from service import Mosquitto, Pipe, S3, free_port
+
+TOPIC = "vehicle.points"
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipe", help="the binary; default: pipe of the cargo target directory")
+    parser.add_argument("--messages", type=int, default=200_000, help="through Kafka")
+    parser.add_argument("--status", type=int, default=20_000, help="through MQTT")
+    parser.add_argument("--seconds", type=float, default=60, help="over which they are sent")
+    parser.add_argument("--kills", type=int, default=3, help="SIGKILLs on the way")
+    parser.add_argument("--store", choices=["local", "s3"], default="local", help="where lake and records lie")
+    parser.add_argument("--seed", type=int, default=20_261_122)
+    parser.add_argument("--keep", action="store_true", help="keep the directory")
+    return parser.parse_args()
+
+
+def default_pipe():
+    target = os.environ.get("CARGO_TARGET_DIR") or str(HERE.parent.parent / "target")
+    return str(pathlib.Path(target) / "debug" / "pipe")
+
+
+def write_pipeline(directory, kafka, mosquitto, store, http, flight):
+    """The SQL is one; where things are differs: the TOML."""
+    (directory / "sql").mkdir()
+    (directory / "sql" / "fleet.sql").write_text(fleet.SQL)
+    config = directory / "fleet.toml"
+    config.write_text(
+        f"""[pipeline]
+name = "e2e"
+sql = ["sql/*.sql"]
+data_dir = "data"
+
+[checkpoint]
+interval = "2s"
+{store.checkpoint_lines()}
+[server]
+http = "127.0.0.1:{http}"
+flight = "127.0.0.1:{flight}"
+
+[source.kinematic]
+type = "kafka"
+brokers = ["{kafka.bootstrap}"]
+topics = ["{TOPIC}"]
+group = "pipe-e2e"
+format = "json"
+properties = {{ "topic.metadata.refresh.interval.ms" = 1000 }}
+
+[source.status]
+type = "mqtt"
+url = "mqtt://127.0.0.1:{mosquitto.port}"
+topics = ["fleet/+/status"]
+client_id = "pipe-e2e"
+format = "json"
+
+[sink.lake]
+type = "delta"
+uri = "{store.lake}"
+{store.sink_lines()}
+[sink.lake.table.points]
+partition_by = ["event_date"]
+
+[sink.kv]
+type = "kv"
+"""
+    )
+    return config
+
+
+def run(args, directory):
+    started = time.monotonic()
+
+    def say(text):
+        print(f"[{time.monotonic() - started:6.1f} s] {text}", flush=True)
+
+    kafka = Kafka(directory / "kafka", free_port(pair=True))
+    mosquitto = Mosquitto(directory / "mosquitto", free_port())
+    store = S3(directory / "s3", free_port()) if args.store == "s3" else Local(directory)
+    http, flight = free_port(), free_port()
+    pipe = None
+    try:
+        store.start()
+        kafka.start()
+        mosquitto.start()
+        say(f"Kafka, Mosquitto and {args.store} storage are up")
+        sent = fleet.Fleet(args.seed, args.messages, args.status)
+        expected = (fleet.expected_points(sent.points), fleet.expected_status(sent.status))
+        say(f"{len(sent.points)} + {len(sent.status)} messages made, and what they must become")
+
+        config = write_pipeline(directory, kafka, mosquitto, store, http, flight)
+        to_kafka = KafkaPublisher(kafka.bootstrap, TOPIC, sent.points, args.seconds)
+        to_mqtt = MqttPublisher(mosquitto.port, sent.status, args.seconds)
+        pipe = Pipe(args.pipe or default_pipe(), config, http, directory / "pipe.log", store.environment())
+        pipe.start()
+        pipe.wait_ready()
+        say("pipe is ready")
+
+        # The session at the MQTT broker exists now: what is sent while pipe is dead waits there.
+        to_kafka.start()
+        to_mqtt.start()
+        begun = time.monotonic()
+        for kill in range(args.kills):
+            time.sleep(max(0, begun + args.seconds * (kill + 1) / (args.kills + 1) - time.monotonic()))
+            pipe.kill()
+            say(f"SIGKILL {kill + 1}; {to_kafka.sent} + {to_mqtt.sent} messages sent so far")
+            pipe.start()
+        to_kafka.join()
+        to_mqtt.join()
+        say(f"all sent: {to_kafka.sent} + {to_mqtt.sent}")
+
+        check = account.Account(say)
+        readers = account.Readers(store, http, flight)
+        readers.wait_until_drained(expected, pipe)
+        say("drained")
+        account.compare_lake(check, readers, expected)
+        account.compare_hot(check, readers, expected)
+        account.compare_kv(check, readers, expected)
+        account.compare_ledger(check, readers, expected)
+        account.check_clients(check, readers, expected)
+        account.check_kafka_group(check, kafka.bootstrap, TOPIC)
+        say("a clean stop, a start, and the same again")
+        check.equal("exit code after SIGTERM", 0, pipe.stop())
+        pipe.start()
+        pipe.wait_ready()
+        account.compare_lake(check, readers, expected)
+        account.compare_hot(check, readers, expected)
+        account.compare_kv(check, readers, expected)
+        check.equal("exit code after SIGTERM", 0, pipe.stop())
+        return check.finish()
+    finally:
+        for service in (pipe, mosquitto, kafka, store):
+            if service is not None:
+                service.end()
+
+
+class Local:
+    """The lake on local disk."""
+
+    def __init__(self, directory):
+        self.lake = str(directory / "lake")
+
+    def start(self):
+        pass
+
+    def end(self):
+        pass
+
+    def environment(self):
+        return {}
+
+    def checkpoint_lines(self):
+        return ""
+
+    def sink_lines(self):
+        return ""
+
+    def delta_options(self):
+        return None
+
+    def chdb_table(self, table):
+        return f"deltaLakeLocal('{self.lake}/{table}')"
+
+
+if __name__ == "__main__":
+    arguments_given = arguments()
+    workplace = pathlib.Path(tempfile.mkdtemp(prefix="pipe-e2e-"))
+    os.chdir(workplace)  # chdb reads files below the working directory only
+    good = False
+    try:
+        good = run(arguments_given, workplace)
+    finally:
+        if good and not arguments_given.keep:
+            shutil.rmtree(workplace)
+        else:
+            print(f"logs and data: {workplace}")
+    sys.exit(0 if good else 1)
