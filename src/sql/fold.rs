@@ -100,6 +100,8 @@ fn group_by(
             .with_name(name)
             .build()
             .map_err(complain)?;
+        // Some functions learn only here that they cannot take the type: better now than at the start.
+        lowered.aggregate.create_accumulator().map_err(complain)?;
         result_fields.push(nullable(&lowered.aggregate.field(), true));
         aggregates.push(Aggregate { function: lowered.aggregate, filter: lowered.filter });
     }

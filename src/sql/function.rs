@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Aggregates whose partial states merge and whose result does not depend on the order of rows.
-const MERGEABLE: [&str; 35] = [
+pub const MERGEABLE: [&str; 35] = [
     "approx_distinct",
     "approx_median",
     "approx_percentile_cont",
@@ -57,7 +57,7 @@ const MERGEABLE: [&str; 35] = [
 ];
 
 /// Aggregates that are mergeable once an ORDER BY inside says which row comes first.
-const MERGEABLE_ORDERED: [&str; 4] = ["array_agg", "first_value", "last_value", "string_agg"];
+pub const MERGEABLE_ORDERED: [&str; 4] = ["array_agg", "first_value", "last_value", "string_agg"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AggregateKind {

@@ -62,7 +62,7 @@ pub struct Node {
     /// What a reject names: `sql:<statement>`; the view's name, or "insert lake.points".
     pub statement: Arc<str>,
     pub role: NodeRole,
-    /// Optimised, over leaf table scans named by `leaf_name(input)`.
+    /// Optimised. Its scans carry the names of what they read: a table, or the statement of a shared node.
     pub logical: LogicalPlan,
     pub reads: Vec<Input>,
     /// Output columns; the last one is `__msg` (UInt32, ascending).
@@ -171,12 +171,4 @@ pub enum InsertFrom {
         /// Indices into `Insert::schema` of the key, in the view's key order.
         key: Vec<usize>,
     },
-}
-
-/// Name under which a node's logical plan scans an input.
-pub fn leaf_name(input: Input) -> String {
-    match input {
-        Input::Table(i) => format!("__table_{i}"),
-        Input::Node(i) => format!("__node_{i}"),
-    }
 }

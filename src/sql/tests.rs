@@ -1,6 +1,7 @@
 //! Statements over small inputs: what leaves them, what the plan says about them.
 
 use crate::sql::explain;
+use crate::sql::function::{MERGEABLE, MERGEABLE_ORDERED};
 use crate::sql::plan::{Fold, Input, InsertFrom, NodeRole, OrderColumn, Plan};
 use crate::sql::settle::type_name;
 use crate::sql::testing::{NOW_US, T, check, compile_files, compile_text, file, leaf, print, stateless, trim};
@@ -291,6 +292,27 @@ fn a_group_by_is_split_into_input_fold_and_reading() {
     assert_eq!(result_schema.fields().len(), 2 + 5);
     // Each can be built and fed: the constant of approx_percentile_cont stayed a constant.
     aggregates.iter().for_each(|a| drop(a.function.create_accumulator().expect("an accumulator")));
+}
+
+#[test]
+fn every_mergeable_aggregate_can_be_kept() {
+    for name in MERGEABLE.iter().chain(&MERGEABLE_ORDERED) {
+        let args = match *name {
+            "approx_percentile_cont" => "x, 0.9",
+            "approx_distinct" => "id",
+            "bool_and" | "bool_or" => "n > 1",
+            "bit_and" | "bit_or" | "bit_xor" => "n",
+            "first_value" | "last_value" | "array_agg" => "x ORDER BY at",
+            "string_agg" => "id, ',' ORDER BY at",
+            two if two.starts_with("cov") || two.starts_with("regr") || two == "corr" => "x, n",
+            _ => "x",
+        };
+        let plan = plan(&format!("CREATE MATERIALIZED VIEW v AS SELECT id, {name}({args}) AS a FROM t GROUP BY id;"));
+        let Fold::GroupBy { aggregates, .. } = &plan.views[0].fold else { panic!("a GROUP BY") };
+        let accumulator = aggregates[0].function.create_accumulator();
+        assert!(accumulator.is_ok(), "{name}: {:?}", accumulator.err());
+        assert!(!aggregates[0].function.state_fields().unwrap().is_empty(), "{name} has a state");
+    }
 }
 
 #[test]

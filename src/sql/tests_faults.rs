@@ -58,6 +58,7 @@ fn folds_that_cannot_be_kept_are_named() {
         ("SELECT count(*) AS n FROM t", "a materialized view needs a key"),
         ("SELECT count(*) AS n FROM t GROUP BY id", "the key \"id\" is not among the columns"),
         ("SELECT id, any_value(n) AS n FROM t GROUP BY id", "any_value cannot be kept"),
+        ("SELECT id, approx_distinct(x) AS n FROM t GROUP BY id", "'approx_distinct' for data type DOUBLE"),
         ("SELECT id, first_value(n) AS n FROM t GROUP BY id", "first_value without ORDER BY"),
         ("SELECT id, count(*) AS n FROM t WHERE at > now() GROUP BY id", "now() cannot feed a materialized view"),
         ("SELECT id, count(*) AS n FROM t GROUP BY ROLLUP (id)", "GROUPING SETS, CUBE and ROLLUP"),
