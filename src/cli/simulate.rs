@@ -64,7 +64,7 @@ pub struct Args {
     #[arg(long, help_heading = "Output")]
     status_topic: Option<String>,
 
-    /// Messages per second: 5000/s, or max
+    /// Messages per second: 5000/s, or max [default: 100/s, in a replay its own pace]
     #[arg(long, value_parser = options::parse_rate, help_heading = "Pace")]
     rate: Option<Rate>,
     /// Messages per second in steps: 1000,2000,5000@10s
