@@ -1,6 +1,7 @@
 """Asks a running pipeline over Flight SQL with clients not written here: ADBC's driver and pyarrow.
 
-    python flight_client.py grpc://127.0.0.1:50051 --table hot.vehicle_latest --key vehicle_id --value v1
+    python flight_client.py grpc://127.0.0.1:50051 --table hot.vehicle_latest --key vehicle_id \\
+        --agree "SELECT (SELECT sum(n) FROM hot.speed_1m), (SELECT count(*) FROM lake.points)"
 
 Needs: adbc-driver-flightsql adbc-driver-manager pyarrow. Exits 0 when everything is as it should be.
 """
@@ -170,6 +171,16 @@ def pyarrow_with_a_handshake(connection, args):
 
 
 @check
+def one_query_sees_one_cut(connection, args):
+    """Every column of the --agree query is the same number, however often it is asked while data comes in."""
+    for _ in range(20 if args.agree else 0):
+        with connection.cursor() as cursor:
+            cursor.execute(args.agree)
+            numbers = cursor.fetchone()
+            assert len(set(numbers)) == 1, numbers
+
+
+@check
 def queries_are_gone_when_their_readers_are(connection, args):
     import time
 
@@ -190,6 +201,7 @@ def main():
     parser.add_argument("--table", default="hot.vehicle_latest")
     parser.add_argument("--key", default="vehicle_id")
     parser.add_argument("--value", default=None, help="a key that is there; taken from the table when not given")
+    parser.add_argument("--agree", default=None, help="a query of one row whose columns must be equal")
     parser.add_argument("--user", default="anyone")
     parser.add_argument("--token", default=None)
     args = parser.parse_args()
