@@ -104,7 +104,7 @@ log.retention.check.interval.ms=1000
         self.process.kill()
         self.process.wait()
 
-    def stop(self):
+    def end(self):
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -131,9 +131,9 @@ if __name__ == "__main__":
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     node = Kafka(sys.argv[1], int(sys.argv[2])).start()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(node.stop()))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(node.end()))
     print(f"Kafka {VERSION} on {node.bootstrap}; Ctrl-C stops it", flush=True)
     try:
         node.process.wait()
     except KeyboardInterrupt:
-        node.stop()
+        node.end()

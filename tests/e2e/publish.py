@@ -47,7 +47,7 @@ class KafkaPublisher(Paced):
 
     def __init__(self, bootstrap, topic, messages, seconds):
         super().__init__(messages, seconds)
-        self.settings = {"bootstrap.servers": bootstrap, "topic.metadata.refresh.interval.ms": 500}
+        self.settings = {"bootstrap.servers": bootstrap, "topic.metadata.refresh.interval.ms": 500, "log_level": 0}
         self.topic = topic
         self.admin = AdminClient(self.settings)
         for future in self.admin.create_topics([NewTopic(topic, num_partitions=4, replication_factor=1)]).values():
