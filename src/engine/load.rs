@@ -14,6 +14,9 @@ use crate::{sinks, sources};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+/// The table of the dead letters in its sink; no statement inserts into it.
+const DEAD_LETTER_TABLE: &str = "dead_letter";
+
 /// A config and its SQL files, as they were read.
 #[derive(Debug)]
 pub struct Loaded {
@@ -58,6 +61,7 @@ pub async fn examine(path: &Path) -> Result<Findings> {
             Ok(compiled) => {
                 faults.extend(sources_without_table(&loaded.config, &compiled));
                 faults.extend(tables_without_insert(&loaded.config, &compiled));
+                faults.extend(partitions_without_column(&loaded.config, &compiled));
                 plan = Some(compiled).filter(|_| faults.is_empty());
             }
             Err(of_sql) => faults.extend(of_sql),
@@ -191,7 +195,8 @@ fn tables_without_insert(config: &Config, plan: &Plan) -> Vec<Fault> {
         let written: Vec<&str> =
             plan.inserts.iter().filter(|i| i.sink.as_ref() == sink).map(|i| i.table.as_ref()).collect();
         for (table, section) in &spec.tables {
-            if written.contains(&table.as_str()) {
+            let is_dead_letter = *sink == config.dead_letter_sink && table == DEAD_LETTER_TABLE;
+            if written.contains(&table.as_str()) || is_dead_letter {
                 continue;
             }
             let hint = match closest(table, written.iter().copied()) {
@@ -199,6 +204,29 @@ fn tables_without_insert(config: &Config, plan: &Plan) -> Vec<Fault> {
                 None => format!("Add the statement, or take [{}] out.", section.heading),
             };
             faults.push(section.fault_here(format!("no statement inserts into {sink}.{table}")).with_hint(hint));
+        }
+    }
+    faults
+}
+
+/// `partition_by` names columns of the rows that statements insert; a table could not be created with others.
+fn partitions_without_column(config: &Config, plan: &Plan) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for insert in &plan.inserts {
+        let Some(spec) = config.sinks.get(insert.sink.as_ref()).filter(|spec| spec.section.kind == "delta") else {
+            continue;
+        };
+        let Some(section) = spec.tables.get(insert.table.as_ref()) else { continue };
+        // A section that cannot be read was told of when it was checked.
+        let Ok(table) = sinks::delta::config::validate_table(section) else { continue };
+        let columns: Vec<&str> = insert.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        for (i, column) in table.partition_by.iter().enumerate().filter(|(_, c)| !columns.contains(&c.as_str())) {
+            let message = format!("no column \"{column}\" in the rows inserted into {}.{}", insert.sink, insert.table);
+            let hint = match closest(column, columns.iter().copied()) {
+                Some(near) => format!("Did you mean \"{near}\"?"),
+                None => format!("They have {}.", columns.join(", ")),
+            };
+            faults.push(section.fault_in(&["partition_by", &i.to_string()], message).with_hint(hint));
         }
     }
     faults
