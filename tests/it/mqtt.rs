@@ -1,4 +1,5 @@
-//! The MQTT source against a real Mosquitto, started here: `PIPE_TEST_MOSQUITTO=1`. Without it every test says so.
+//! The MQTT source against brokers not written here: the one in this process, always, and a real Mosquitto with
+//! `PIPE_TEST_MOSQUITTO=1`; without it those tests say so.
 
 use pipe::config::section::Section;
 use pipe::env::budget::Budget;
@@ -160,6 +161,62 @@ async fn make_session(url: &str, data_dir: &Path, more: &str) {
     let running = run(url, data_dir, more, 0);
     running.wait_until_up().await;
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_process_broker_and_a_killed_source() {
+    for protocol in [4, 5] {
+        let (address, mut broker) = pipe::simulate::broker::start(0).await.expect("it starts");
+        let (data, more) = (tempfile::tempdir().expect("a directory"), format!("protocol = {protocol}\n"));
+        let url = format!("mqtt://{address}");
+        make_session(&url, data.path(), &more).await;
+        let publisher = tokio::spawn(publish(address.port(), 5_000));
+        let (mut seen, mut from, mut kills) = (BTreeSet::new(), 0, 0);
+        while seen.len() < 5_000 {
+            let mut running = run(&url, data.path(), &more, from);
+            while seen.len() < 5_000 {
+                let (to, numbers) = running.next().await;
+                seen.extend(numbers);
+                from = to;
+                if seen.len() > (kills + 1) * 1_000 && kills < 3 {
+                    break;
+                }
+            }
+            if seen.len() < 5_000 {
+                running.task.abort();
+                assert!(running.task.await.is_err_and(|e| e.is_cancelled()));
+                kills += 1;
+            } else {
+                running.stop().await;
+            }
+        }
+        publisher.await.expect("no panic");
+        broker.stop().await.expect("it ends");
+        assert_eq!(seen, (0..5_000).collect(), "protocol {protocol}, {kills} kills");
+    }
+}
+
+/// Publishes the numbers with QoS 1, in order, and waits until the broker has them.
+async fn publish(port: u16, count: u64) {
+    let options = rumqttc::MqttOptions::new("publisher", "127.0.0.1", port);
+    let (client, mut events) = rumqttc::AsyncClient::new(options, 100);
+    let sending = async {
+        for n in 0..count {
+            let sent = client.publish("fleet/v1/kinematic", rumqttc::QoS::AtLeastOnce, false, n.to_string()).await;
+            sent.expect("the event loop runs");
+        }
+    };
+    let polling = async {
+        let mut acknowledged = 0;
+        while acknowledged < count {
+            if let rumqttc::Event::Incoming(rumqttc::Packet::PubAck(_)) =
+                events.poll().await.expect("the broker is there")
+            {
+                acknowledged += 1;
+            }
+        }
+    };
+    tokio::join!(sending, polling);
 }
 
 #[tokio::test(flavor = "multi_thread")]
