@@ -22,8 +22,9 @@ const FLOORS: &[(&str, &[&str])] = &[
         &["types", "config", "codec", "sql", "state", "checkpoint", "env", "journal", "sources", "sinks", "query"],
     ),
     ("query", &["types", "sql", "state", "env", "sinks"]),
-    // `sql`: the plan's types, which queries and status speak in.
-    ("serve", &["types", "config", "engine", "query", "sql"]),
+    // Beyond DESIGN's row: what is shown of a running engine speaks in the plan's, the slots' and the tables' own types
+    // (docs/decisions/0001-what-serve-may-name.md).
+    ("serve", &["types", "config", "engine", "query", "sql", "state", "env", "sinks"]),
     ("simulate", &["types", "config", "env"]),
     (
         "cli",

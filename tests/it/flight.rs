@@ -252,8 +252,8 @@ async fn prepared_statements_take_no_one_and_twelve_parameters() {
     let two = row(vec![text("x"), Arc::new(Int64Array::from(vec![2]))]);
     assert_eq!(prepared(client, "SELECT ? AS a, '?' AS b, ? + 1 AS c -- ?", two).await.expect("runs"), ["x ? 3"]);
 
-    let places: Vec<String> = (1..=12).map(|i| format!("${i} * 1")).collect();
-    let sum = format!("SELECT {}, $12 - $10 AS last", places.join(", "));
+    let places: Vec<String> = (1..=12).map(|i| format!("${i} * 1.0")).collect();
+    let sum = format!("SELECT {}, $12 * 1.0 - $10 * 1.0 AS last", places.join(", "));
     let values = (1..=12).map(|i| Arc::new(Float64Array::from(vec![f64::from(i)])) as Arc<dyn Array>).collect();
     let twelve = prepared(client, &sum, row(values)).await.expect("runs");
     assert_eq!(twelve, ["1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 9.0 10.0 11.0 12.0 2.0"]);
