@@ -4,7 +4,7 @@
 //! it forward from the record alone. At most one epoch is decided and not applied, because this is one sequential task.
 
 use crate::checkpoint::decide::{Decided, decided};
-use crate::checkpoint::next::{Author, Cut, TableCut, next_record};
+use crate::checkpoint::next::{Author, Cut, PartitionCut, TableCut, next_record};
 use crate::checkpoint::place::segment_path;
 use crate::checkpoint::record::{Record, SegmentRef, ViewRecord};
 use crate::engine::chain::Chain;
@@ -109,8 +109,10 @@ impl Checkpointer {
         let started = std::time::Instant::now();
         let epoch = self.head.epoch.next();
         let mut cuts = self.cut(epoch, last).await?;
+        // A partition that is new counts although nothing was read of it: where it begins ("latest") is decided only once.
+        let is_new = |p: &PartitionCut| !self.head.partitions.iter().any(|known| known.partition == p.partition);
         let changed = cuts.iter().any(|c| {
-            c.partitions.iter().any(|p| !p.span.is_empty()) || c.segments.iter().any(Option::is_some)
+            c.partitions.iter().any(|p| !p.span.is_empty() || is_new(p)) || c.segments.iter().any(Option::is_some)
         });
         let prepared = collect_prepared(&mut cuts).await?;
         if !changed {

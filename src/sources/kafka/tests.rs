@@ -213,7 +213,7 @@ async fn a_full_slot_holds_the_source_and_a_stop_ends_it() {
         broker.send("t", 0, &[&payload]);
     }
     let mut running = run(broker.source("['t']", ""), Starts::new(), false);
-    running.wait_for_status("messages", |s| s.messages_in.load(Ordering::Relaxed) >= 11).await;
+    running.wait_for_status("messages", |s| s.messages_in.load(Ordering::Relaxed) > 0).await;
     let taken = running.take(40).await;
     assert!(taken.iter().all(|m| m.items.len() <= 11), "a handover holds about 1 MiB");
     running.stop().await.expect("a stop is no error");
