@@ -4,6 +4,6 @@ mod cases;
 mod config;
 mod fleet;
 mod flight;
+mod kafka;
 mod mqtt;
-mod flight;
 mod s3;
