@@ -75,7 +75,19 @@ pub struct Served {
     pub servers: Option<Servers>,
     pub grace: Duration,
     /// Queries run here, apart from ingestion (DESIGN: third pool).
-    queries: Option<Runtime>,
+    queries: QueryRuntime,
+}
+
+/// A runtime must not be dropped where others wait; also on the way out after an error (a port in use) it is let go.
+#[derive(Default)]
+struct QueryRuntime(Option<Runtime>);
+
+impl Drop for QueryRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Served {
@@ -93,7 +105,7 @@ impl Served {
         let assembled = assemble::assemble(loaded, plan, once, &skip)?;
         metrics::install(&pipeline)?;
         let running = start(assembled, StartOptions { once }).await?;
-        let mut served = Served { running, servers: None, grace, queries: None };
+        let mut served = Served { running, servers: None, grace, queries: QueryRuntime::default() };
         if !once {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(std::thread::available_parallelism().map_or(1, |n| n.get()))
@@ -101,20 +113,21 @@ impl Served {
                 .enable_all()
                 .build()
                 .map_err(|e| Error::Failed(format!("the query threads could not be started: {e}")))?;
+            let handle = runtime.handle().clone();
+            served.queries = QueryRuntime(Some(runtime));
             let settings = Settings {
                 http: server.http,
                 flight: server.flight,
                 query: QuerySettings {
                     memory_bytes: memory_bytes * SHARE_QUERY_PERCENT / 100,
                     partitions: std::thread::available_parallelism().map_or(1, |n| n.get()),
-                    runtime: runtime.handle().clone(),
+                    runtime: handle,
                     clock: Clock::System,
                 },
                 tokens: Vec::new(),
             };
             let world = Arc::new(LiveWorld::new(served.running.live.clone(), Clock::System));
             served.servers = Some(serve::start(world, settings).await?);
-            served.queries = Some(runtime);
         }
         Ok(served)
     }
@@ -122,9 +135,6 @@ impl Served {
     pub async fn close(self) {
         if let Some(servers) = self.servers {
             servers.shutdown().await;
-        }
-        if let Some(runtime) = self.queries {
-            runtime.shutdown_background();
         }
     }
 }
