@@ -7,7 +7,7 @@ use pipe::serve::{self, Servers, metrics};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 async fn serving(outside: Outside) -> Servers {
     serve::start(Arc::new(outside), settings(&[])).await.expect("serves")
@@ -17,13 +17,20 @@ fn http(servers: &Servers) -> SocketAddr {
     servers.http_addr.expect("is served")
 }
 
+fn client() -> Client {
+    static PROVIDER: Once = Once::new();
+    // The client wants a TLS provider even for plain HTTP. Another test may have installed one already: as good.
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    Client::new()
+}
+
 async fn post(servers: &Servers, accept: &str, sql: &str) -> Response {
     let url = format!("http://{}/api/v1/sql", http(servers));
-    Client::new().post(url).header("accept", accept).body(sql.to_string()).send().await.expect("is answered")
+    client().post(url).header("accept", accept).body(sql.to_string()).send().await.expect("is answered")
 }
 
 async fn get(servers: &Servers, path: &str) -> (StatusCode, String) {
-    let response = reqwest::get(format!("http://{}{path}", http(servers))).await.expect("is answered");
+    let response = client().get(format!("http://{}{path}", http(servers))).send().await.expect("is answered");
     (response.status(), response.text().await.expect("is text"))
 }
 
@@ -48,7 +55,7 @@ async fn what_is_wrong_comes_as_json_with_its_place() {
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     let url = format!("http://{}/api/v1/sql", http(&servers));
     for body in [r#"{"sql": "SELECT 1", "parms": []}"#, r#"{"sql": "SELECT $1", "params": [[1]]}"#, "{"] {
-        let request = Client::new().post(&url).header("content-type", "application/json").body(body);
+        let request = client().post(&url).header("content-type", "application/json").body(body);
         assert_eq!(request.send().await.expect("is answered").status(), StatusCode::BAD_REQUEST, "{body}");
     }
     let (status, text) = get(&servers, "/nothing").await;
@@ -110,7 +117,7 @@ async fn parameters_come_as_json() {
         "sql": "SELECT id FROM latest WHERE id = $1 AND speed > $2 AND at < $3 AND $4 IS NULL AND $5",
         "params": ["a", 1, "2027-01-01T00:00:00Z", null, true],
     });
-    let response = Client::new().post(url).json(&body).send().await.expect("is answered");
+    let response = client().post(url).json(&body).send().await.expect("is answered");
     assert_eq!(response.text().await.map(|t| parsed(&t)).expect("is text"), json!([{ "id": "a" }]));
     servers.shutdown().await;
 }
@@ -121,11 +128,11 @@ async fn a_running_query_is_cancelled_by_its_number() {
     let response = post(&servers, "text/csv", ENDLESS).await;
     let id = response.headers()["x-pipe-query-id"].to_str().expect("is a number").to_string();
     let url = format!("http://{}/api/v1/queries/{id}", http(&servers));
-    let cancelled = Client::new().delete(&url).send().await.expect("is answered").status();
+    let cancelled = client().delete(&url).send().await.expect("is answered").status();
     assert_eq!(cancelled, StatusCode::NO_CONTENT);
     response.bytes().await.expect_err("a cancelled query must not look complete");
     until_nothing_endless_runs(&mut connect(&servers).await).await;
-    assert_eq!(Client::new().delete(&url).send().await.expect("is answered").status(), StatusCode::NOT_FOUND);
+    assert_eq!(client().delete(&url).send().await.expect("is answered").status(), StatusCode::NOT_FOUND);
     servers.shutdown().await;
 }
 
@@ -200,7 +207,7 @@ async fn a_token_guards_data_but_not_probes() {
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
         assert!(!text.contains("s3cret"));
         let url = format!("http://{}{path}", http(&servers));
-        let with = Client::new().get(url).bearer_auth("s3cret").send().await.expect("is answered");
+        let with = client().get(url).bearer_auth("s3cret").send().await.expect("is answered");
         assert_eq!(with.status(), StatusCode::OK, "{path}");
     }
     servers.shutdown().await;

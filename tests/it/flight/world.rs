@@ -4,6 +4,7 @@ use arrow::array::{ArrayRef, BooleanArray};
 use arrow::array::{Date32Array, Float64Array, StringArray, TimestampMicrosecondArray, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use pipe::env::clock::Clock;
 use pipe::query::World;
@@ -94,7 +95,7 @@ fn lake_rows(rows: &[(&str, i64)]) -> RecordBatch {
 
 fn latest_view() -> Arc<MaterializedView> {
     let schema = point_schema();
-    let column = |(i, f): (usize, &Arc<Field>)| Arc::new(PhysicalColumn::new(f.name(), i)) as _;
+    let column = |(i, f): (usize, &Arc<Field>)| Arc::new(PhysicalColumn::new(f.name(), i)) as Arc<dyn PhysicalExpr>;
     Arc::new(MaterializedView {
         name: "latest".into(),
         sql: "SELECT DISTINCT ON (id) id, speed, at FROM points ORDER BY id, at DESC".into(),
