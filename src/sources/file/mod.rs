@@ -63,6 +63,8 @@ impl Source for FileSource {
         let reader = Reader { source: *self, known: known(&context)?, context, runtime: Handle::current() };
         match tokio::task::spawn_blocking(move || reader.run()).await {
             Ok(done) => done,
+            // The process is ending without having started fully; nothing was promised.
+            Err(join) if join.is_cancelled() => Ok(()),
             Err(join) => std::panic::resume_unwind(join.into_panic()),
         }
     }
