@@ -242,13 +242,17 @@ impl TopicReader {
         let mut wait = POLL_WAIT;
         let mut idle = true;
         for _ in 0..HANDOVER_MESSAGES_MAX {
-            match consumer.poll(wait) {
+            let polled = consumer.poll(wait);
+            // Whatever came, only what is there already is taken with it: errors that keep coming must not hold back a
+            // stop or the next look.
+            wait = Duration::ZERO;
+            match polled {
                 None => break,
                 Some(Ok(message)) => {
                     if !self.accept(&message) {
                         return Ok(false);
                     }
-                    (wait, idle) = (Duration::ZERO, false);
+                    idle = false;
                 }
                 Some(Err(KafkaError::PartitionEOF(id))) if self.parts.context.once => {
                     self.pass_markers();
