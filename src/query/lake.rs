@@ -38,14 +38,14 @@ fn plain(field: &Field) -> Field {
 }
 
 pub fn table(pinned: &Pinned, cut: &Cut) -> Result<Arc<dyn TableProvider>> {
-    Ok(Arc::new(LakeTable(ViewTable::new(plan(pinned, cut)?, None))))
+    Ok(Arc::new(LakeTable(Arc::new(ViewTable::new(plan(pinned, cut)?, None)))))
 }
 
 /// The table under a stream's name: what a continuous statement would see as `*`, and nothing that was added beside it.
 pub fn stream_table(pinned: &Pinned, cut: &Cut, columns: &Schema) -> Result<Arc<dyn TableProvider>> {
     let named = columns.fields().iter().map(|f| Expr::Column(Column::new_unqualified(f.name())));
     let plan = LogicalPlanBuilder::from(plan(pinned, cut)?).project(named)?.build()?;
-    Ok(Arc::new(LakeTable(ViewTable::new(plan, None))))
+    Ok(Arc::new(LakeTable(Arc::new(ViewTable::new(plan, None)))))
 }
 
 fn plan(pinned: &Pinned, cut: &Cut) -> Result<LogicalPlan> {
@@ -102,7 +102,7 @@ fn adapt(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 
 /// A view to the planner, a base table to those who list tables.
 #[derive(Debug)]
-struct LakeTable(ViewTable);
+struct LakeTable(Arc<dyn TableProvider>);
 
 #[async_trait]
 impl TableProvider for LakeTable {

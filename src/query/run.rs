@@ -22,6 +22,8 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -43,8 +45,9 @@ pub struct QuerySettings {
 #[derive(Clone)]
 pub struct Queries {
     world: Arc<dyn World>,
-    /// Functions, rules and configuration, without a catalog.
-    base: Arc<SessionState>,
+    /// Functions, rules and configuration, without a catalog; a copy for each query. A function, because the compiler
+    /// would otherwise prove anew for each async function of the Flight service that all of it may be shared: minutes.
+    session: Arc<dyn Fn() -> SessionState + Send + Sync>,
     runtime: Handle,
     running: Arc<Running>,
 }
@@ -85,17 +88,18 @@ impl Queries {
             SessionStateBuilder::new_with_default_features().with_config(config).with_runtime_env(environment).build();
         datafusion_functions_json::register_all(&mut base)?;
         let running = Arc::new(Running::new(settings.clock));
-        Ok(Queries { world, base: Arc::new(base), runtime: settings.runtime, running })
+        let session = Arc::new(move || base.clone());
+        Ok(Queries { world, session, runtime: settings.runtime, running })
     }
 
     /// The result's columns and the parameters, without running anything.
     pub async fn describe(&self, sql: &str) -> Result<Described> {
-        Ok(self.on_runtime(self.clone().plan(sql.to_string(), None)).await?.described)
+        Ok(self.planned(sql, None).await?.described)
     }
 
     /// The result's columns with these values put in: exactly the schema `run` streams.
     pub async fn describe_bound(&self, sql: &str, values: Vec<ScalarValue>) -> Result<Described> {
-        Ok(self.on_runtime(self.clone().plan(sql.to_string(), Some(values))).await?.described)
+        Ok(self.planned(sql, Some(values)).await?.described)
     }
 
     /// Errors of the statement come at once; what goes wrong while it runs comes in the stream.
@@ -105,7 +109,7 @@ impl Queries {
             return Err(QueryError::new(Kind::Exhausted, format!("{QUERIES_MAX} queries are running already"))
                 .hint("wait, or close the results that nobody reads: SELECT * FROM system.queries."));
         };
-        let planned = match self.on_runtime(self.clone().plan(sql.to_string(), Some(values))).await {
+        let planned = match self.planned(sql, Some(values)).await {
             Ok(planned) => planned,
             Err(e) => {
                 entry.ended(Outcome::Failed);
@@ -139,25 +143,28 @@ impl Queries {
     }
 
     /// For those who describe what SQL is understood.
-    pub fn session(&self) -> &SessionState {
-        &self.base
+    pub fn session(&self) -> SessionState {
+        (self.session)()
     }
 
     fn shown(&self) -> Shown {
         Shown { world: self.world.clone(), cut: Cut::load(&*self.world), running: self.running.clone() }
     }
 
-    async fn on_runtime<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        let mut task = Owned(self.runtime.spawn(work));
-        (&mut task.0)
-            .await
-            .map_err(|_| QueryError::failed("the query stopped while it was planned; the log says why"))?
+    /// Boxed here, so that what a plan is made of is no part of the callers' futures.
+    fn planned(&self, sql: &str, values: Option<Vec<ScalarValue>>) -> BoxFuture<'static, Result<Planned>> {
+        let mut task = Owned(self.runtime.spawn(self.clone().plan(sql.to_string(), values)));
+        let planned = async move {
+            let ended = (&mut task.0).await;
+            ended.map_err(|_| QueryError::failed("the query stopped while it was planned; the log says why"))?
+        };
+        planned.boxed()
     }
 
     async fn plan(self, sql: String, values: Option<Vec<ScalarValue>>) -> Result<Planned> {
         let statement = statement::parse(&sql)?;
         let shown = Arc::new(self.shown());
-        let mut session = (*self.base).clone();
+        let mut session = self.session();
         session.mark_start_execution();
         let catalogs = MemoryCatalogProviderList::new();
         catalogs.register_catalog(CATALOG.into(), Arc::new(Catalog(shown.clone())));

@@ -116,9 +116,7 @@ async fn nothing_but_queries_is_taken() {
         let refused = rows(&queries, sql, Vec::new()).await;
         assert!(matches!(&refused, Err(e) if e.kind == Kind::Wrong), "{sql}: {refused:?}");
     }
-    for sql in
-        ["SELECT 1", "VALUES (1)", "EXPLAIN SELECT 1", "SHOW TABLES", "DESCRIBE system.queries"]
-    {
+    for sql in ["SELECT 1", "VALUES (1)", "EXPLAIN SELECT 1", "SHOW TABLES", "DESCRIBE system.queries"] {
         rows(&queries, sql, Vec::new()).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
     }
 }

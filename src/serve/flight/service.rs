@@ -51,7 +51,7 @@ type DoGet = Response<<Sql as FlightService>::DoGetStream>;
 
 impl Sql {
     pub fn new(queries: Queries, access: Arc<Access>) -> Result<Self, FlightError> {
-        let sql_info = info::data(queries.session())?;
+        let sql_info = info::data(&queries.session())?;
         Ok(Sql { queries, access, sql_info, types: types::data()? })
     }
 

@@ -16,6 +16,8 @@ use deltalake::kernel::EagerSnapshot;
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake::table::state::DeltaTableState;
 use deltalake::{DeltaTable, DeltaTableError};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use object_store::prefix::PrefixStore;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -76,20 +78,31 @@ impl Reader {
 
 /// What DataFusion reads: the table at `version`, whatever is committed meanwhile.
 pub(super) struct PinnedTable {
-    reader: Arc<Reader>,
+    /// A function, so that the compiler proves once, and not for each caller, that delta-rs' state may be shared.
+    load: Box<dyn Fn() -> BoxFuture<'static, LoadedTable> + Send + Sync>,
+    log_store: LogStoreRef,
     version: u64,
     schema: SchemaRef,
 }
 
+type LoadedTable = datafusion::common::Result<Arc<dyn TableProvider>>;
+
 impl PinnedTable {
     pub fn new(reader: Arc<Reader>, version: u64, schema: SchemaRef) -> Self {
-        PinnedTable { reader, version, schema }
+        let log_store = reader.log_store.clone();
+        let load = move || load(reader.clone(), version).boxed();
+        PinnedTable { load: Box::new(load), log_store, version, schema }
     }
+}
+
+async fn load(reader: Arc<Reader>, version: u64) -> LoadedTable {
+    let snapshot = reader.at(version).await.map_err(|e| DataFusionError::External(Box::new(e)))?;
+    Ok(Arc::new(DeltaScanNext::new(snapshot, scan_config())?))
 }
 
 impl std::fmt::Debug for PinnedTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PinnedTable({} at version {})", self.reader.log_store.root_url(), self.version)
+        write!(f, "PinnedTable({} at version {})", self.log_store.root_url(), self.version)
     }
 }
 
@@ -125,11 +138,11 @@ impl TableProvider for PinnedTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-        let snapshot = self.reader.at(self.version).await.map_err(|e| DataFusionError::External(Box::new(e)))?;
+        let table = (self.load)().await?;
         // The plan reads whole URLs through the session's registry, so our store must be in it.
-        DeltaTable::new(self.reader.log_store.clone())
+        DeltaTable::new(self.log_store.clone())
             .update_datafusion_session(session)
             .map_err(|e| DataFusionError::External(Box::new(e)))?;
-        DeltaScanNext::new(snapshot, scan_config())?.scan(session, projection, filters, limit).await
+        table.scan(session, projection, filters, limit).await
     }
 }
