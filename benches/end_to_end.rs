@@ -52,8 +52,16 @@ fn main() {
     }
     let (a, b) = (median(&mut ours), median(&mut theirs));
     let rate = |d: Duration| messages as f64 / d.as_secs_f64();
-    println!("by hand (arrow-json, kernels, Parquet)  {:>9.0} messages/s  {:>6.1} MB/s", rate(b), bytes as f64 / 1e6 / b.as_secs_f64());
-    println!("pipe (SQL, hot state, Delta, checkpoint){:>9.0} messages/s  {:>6.1} MB/s", rate(a), bytes as f64 / 1e6 / a.as_secs_f64());
+    println!(
+        "by hand (arrow-json, kernels, Parquet)  {:>9.0} messages/s  {:>6.1} MB/s",
+        rate(b),
+        bytes as f64 / 1e6 / b.as_secs_f64()
+    );
+    println!(
+        "pipe (SQL, hot state, Delta, checkpoint){:>9.0} messages/s  {:>6.1} MB/s",
+        rate(a),
+        bytes as f64 / 1e6 / a.as_secs_f64()
+    );
     println!("ratio pipe / by hand: {:.2}", b.as_secs_f64() / a.as_secs_f64());
 }
 
@@ -76,8 +84,13 @@ fn generate(path: &Path, messages: usize) -> u64 {
         let vehicle = (random() * 500.0) as u32;
         let second = i / 50;
         line.clear();
-        write!(line, r#"{{"vehicle_id":"v-{vehicle:05}","fleet_id":"f-{:02}","sent_at":"{}","measurements":["#, vehicle % 10, stamp(second, 0))
-            .expect("text");
+        write!(
+            line,
+            r#"{{"vehicle_id":"v-{vehicle:05}","fleet_id":"f-{:02}","sent_at":"{}","measurements":["#,
+            vehicle % 10,
+            stamp(second, 0)
+        )
+        .expect("text");
         for m in 0..10 {
             let comma = if m == 0 { "" } else { "," };
             write!(
@@ -141,7 +154,8 @@ fn by_hand(input: &Path, output: &Path, rows_expected: usize) -> Duration {
             let properties = WriterProperties::builder()
                 .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("level 1")))
                 .build();
-            ArrowWriter::try_new(File::create(output).expect("a file"), points.schema(), Some(properties)).expect("a writer")
+            ArrowWriter::try_new(File::create(output).expect("a file"), points.schema(), Some(properties))
+                .expect("a writer")
         });
         writer.write(&points).expect("the disk takes it");
     }

@@ -4,20 +4,20 @@
 // Floor 0: words.
 pub mod types;
 // Floor 1: pure (sql and state may await DataFusion's planner).
-pub mod config;
+pub mod checkpoint;
 pub mod codec;
+pub mod config;
 pub mod sql;
 pub mod state;
-pub mod checkpoint;
 // Floor 2: the edge.
 pub mod env;
 pub mod journal;
-pub mod sources;
 pub mod sinks;
+pub mod sources;
 // Floor 3: the work.
 pub mod engine;
 pub mod query;
 // Floor 4: the faces.
+pub mod cli;
 pub mod serve;
 pub mod simulate;
-pub mod cli;

@@ -115,7 +115,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     account.print(args.json, &dir);
     let is_right = account.differences.is_empty() && drained;
     if args.dir.is_none() && is_right && args.duration.is_some() {
-        std::fs::remove_dir_all(&dir).map_err(|e| Error::Failed(format!("cannot remove \"{}\": {e}", dir.display())))?;
+        std::fs::remove_dir_all(&dir)
+            .map_err(|e| Error::Failed(format!("cannot remove \"{}\": {e}", dir.display())))?;
     }
     Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::from(EXIT_RUN) })
 }
@@ -206,7 +207,10 @@ async fn subscribed(live: &Live) -> Result<()> {
 
 fn counts(live: &Live) -> Counts {
     let mut all = Counts::default();
-    live.published().iter().flat_map(|p| p.partitions.values().cloned().collect::<Vec<_>>()).for_each(|p| all.add(&p.counts));
+    live.published()
+        .iter()
+        .flat_map(|p| p.partitions.values().cloned().collect::<Vec<_>>())
+        .for_each(|p| all.add(&p.counts));
     all
 }
 
@@ -319,7 +323,8 @@ impl Sampler {
             }
         }
         waits.sort();
-        let quantile = |q: f64| waits.get(((waits.len() as f64 * q) as usize).min(waits.len().saturating_sub(1))).copied();
+        let quantile =
+            |q: f64| waits.get(((waits.len() as f64 * q) as usize).min(waits.len().saturating_sub(1))).copied();
         Latency { p50: quantile(0.5).unwrap_or_default(), p99: quantile(0.99).unwrap_or_default() }
     }
 }
@@ -343,7 +348,11 @@ impl Account {
         let redelivered = counts.received.saturating_sub(tally.messages);
         let lines = vec![
             ("messages sent = received".to_string(), tally.messages, counts.received - redelivered),
-            ("received = decoded + rejected + dropped".to_string(), counts.received, counts.decoded + counts.rejected + counts.dropped),
+            (
+                "received = decoded + rejected + dropped".to_string(),
+                counts.received,
+                counts.decoded + counts.rejected + counts.dropped,
+            ),
             ("malformed sent = rejected".to_string(), tally.malformed, counts.rejected),
             ("rejected = rows in lake.dead_letter".to_string(), counts.rejected, total("lake.dead_letter")),
             ("measurements sent = rows in lake.points".to_string(), tally.rows, total("lake.points")),
@@ -352,22 +361,23 @@ impl Account {
         let exact = redelivered == 0 && tally.republished == 0;
         let differences = lines
             .iter()
-            .filter(|(what, sent, got)| if exact { sent != got } else { got < sent || (what.starts_with("received") && sent != got) })
+            .filter(
+                |(what, sent, got)| {
+                    if exact { sent != got } else { got < sent || (what.starts_with("received") && sent != got) }
+                },
+            )
             .map(|(what, sent, got)| format!("{what}: {sent} against {got}"))
             .collect();
-        Account {
-            lines,
-            differences,
-            redelivered,
-            latency,
-            elapsed: Duration::from_millis(tally.elapsed_ms),
-            counts,
-        }
+        Account { lines, differences, redelivered, latency, elapsed: Duration::from_millis(tally.elapsed_ms), counts }
     }
 
     fn print(&self, json: bool, dir: &Path) {
         if json {
-            let lines: Vec<_> = self.lines.iter().map(|(what, a, b)| serde_json::json!({ "what": what, "expected": a, "found": b })).collect();
+            let lines: Vec<_> = self
+                .lines
+                .iter()
+                .map(|(what, a, b)| serde_json::json!({ "what": what, "expected": a, "found": b }))
+                .collect();
             let account = serde_json::json!({
                 "account": lines,
                 "differences": self.differences,
@@ -395,7 +405,11 @@ impl Account {
         );
         match self.differences.is_empty() {
             true => println!("\nthe account is reconciled to the row"),
-            false => println!("\nthe account DIFFERS; the lake is kept in {}:\n  {}", dir.display(), self.differences.join("\n  ")),
+            false => println!(
+                "\nthe account DIFFERS; the lake is kept in {}:\n  {}",
+                dir.display(),
+                self.differences.join("\n  ")
+            ),
         }
     }
 }

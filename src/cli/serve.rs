@@ -177,7 +177,8 @@ fn print_account(live: &Live, json: bool) {
         let tables: std::collections::BTreeMap<String, u64> =
             checkpoint.rows_total.iter().map(|(k, v)| (k.to_string(), *v)).collect();
         let keys: std::collections::BTreeMap<String, u64> = keys.into_iter().collect();
-        let account = serde_json::json!({ "counts": counts, "tables": tables, "views": keys, "epoch": checkpoint.epoch });
+        let account =
+            serde_json::json!({ "counts": counts, "tables": tables, "views": keys, "epoch": checkpoint.epoch });
         println!("{account}");
         return;
     }

@@ -42,7 +42,14 @@ impl Chain {
     }
 
     /// PREPARE: one state segment as an Arrow IPC file; durable when this returns.
-    pub async fn put_segment(&self, slot: u32, epoch: Epoch, base: bool, path: String, rows: &RecordBatch) -> Result<SegmentRef> {
+    pub async fn put_segment(
+        &self,
+        slot: u32,
+        epoch: Epoch,
+        base: bool,
+        path: String,
+        rows: &RecordBatch,
+    ) -> Result<SegmentRef> {
         let bytes = encode(rows)?;
         let segment = SegmentRef {
             slot,

@@ -8,10 +8,10 @@ use crate::checkpoint::next::{Author, Cut, PartitionCut, TableCut, next_record};
 use crate::checkpoint::place::segment_path;
 use crate::checkpoint::record::{Record, SegmentRef, ViewRecord};
 use crate::engine::chain::Chain;
-use crate::env::store::PutOutcome;
 use crate::engine::upsert::Touched;
 use crate::engine::worker::{Order, Pressure, SlotCut};
 use crate::env::clock::Clock;
+use crate::env::store::PutOutcome;
 use crate::sinks::delta::table::{Landing, Prepared, Table};
 use crate::sources::Applied;
 use crate::sql::plan::Plan;
@@ -239,7 +239,8 @@ impl Checkpointer {
                 .collect();
             applied.send_replace(Arc::new(positions));
         }
-        let totals = self.head.tables.iter().map(|t| (format!("{}.{}", t.sink, t.table).into(), t.rows_total)).collect();
+        let totals =
+            self.head.tables.iter().map(|t| (format!("{}.{}", t.sink, t.table).into(), t.rows_total)).collect();
         self.note(|s| {
             s.applied = epoch;
             s.trouble.clear();
@@ -313,7 +314,10 @@ pub async fn apply(record: &Record, tables: &[TableEntry], trouble: impl Fn(&str
     for landing in record.landings() {
         let entry = tables.iter().find(|e| e.sink == landing.sink && e.name == landing.table).ok_or_else(|| {
             Error::refused(
-                format!("record {} holds {} rows for table \"{}.{}\", which the pipeline no longer has", record.epoch, landing.rows, landing.sink, landing.table),
+                format!(
+                    "record {} holds {} rows for table \"{}.{}\", which the pipeline no longer has",
+                    record.epoch, landing.rows, landing.sink, landing.table
+                ),
                 "Keep the INSERT until the pipeline has been started and stopped once; then remove it.",
             )
         })?;

@@ -80,7 +80,8 @@ async fn seal(
             encode(tables, &name, &mut entry).await?;
         }
         if let Some(writer) = entry.writer {
-            let files = writer.finish().await.map_err(|e| e.context(format!("table \"{name}\" could not finish its files")))?;
+            let files =
+                writer.finish().await.map_err(|e| e.context(format!("table \"{name}\" could not finish its files")))?;
             prepared.insert(name, files);
         }
     }

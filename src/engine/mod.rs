@@ -5,16 +5,16 @@
 //! applies it. `supervise` ends everything when one part fails. Nothing here decides what a checkpoint means: that is
 //! `checkpoint::decide`.
 
-pub mod load; // config and SQL files from disk
 pub mod assemble; // config sections -> connectors, plan -> tables
 pub mod chain; // records and segments in the checkpoint location
-pub mod recover; // observe, decide, roll forward, claim
-pub mod ingest; // handovers -> one decoded batch
-pub mod worker; // the slot loop
-pub mod published; // what a slot shows after every batch
+pub mod checkpointer; // cut -> prepare -> decide -> apply
 pub mod dead_letter; // rejects as rows
 pub mod deliver; // rows -> the epoch's Parquet files
-pub mod upsert; // touched keys -> the key-value store
-pub mod checkpointer; // cut -> prepare -> decide -> apply
+pub mod ingest; // handovers -> one decoded batch
+pub mod load; // config and SQL files from disk
+pub mod published; // what a slot shows after every batch
+pub mod recover; // observe, decide, roll forward, claim
+pub mod running;
 pub mod start; // the only start path
-pub mod running; // handle to a running pipeline: facts for readers, stop, wait
+pub mod upsert; // touched keys -> the key-value store
+pub mod worker; // the slot loop // handle to a running pipeline: facts for readers, stop, wait

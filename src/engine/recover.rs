@@ -115,9 +115,10 @@ impl Recovery<'_> {
         let mut observed = Vec::new();
         let mut sinks: BTreeMap<&str, DeltaSink> = BTreeMap::new();
         for (sink_name, spec) in &self.wanted {
-            let part = self.delta.get(sink_name).ok_or_else(|| {
-                Error::Failed(format!("sink \"{sink_name}\" takes rows, and only Delta sinks do"))
-            })?;
+            let part = self
+                .delta
+                .get(sink_name)
+                .ok_or_else(|| Error::Failed(format!("sink \"{sink_name}\" takes rows, and only Delta sinks do")))?;
             if !sinks.contains_key(sink_name.as_str()) {
                 let sink = DeltaSink::connect(sink_name, &part.config, &part.section).await?;
                 sinks.insert(sink_name, sink);
@@ -148,13 +149,25 @@ impl Recovery<'_> {
                 head.clone()
             } else {
                 let read = self.chain.read(epoch).await?.transpose().map_err(|why| {
-                    Error::refused(format!("record {epoch} cannot be read: {why}"), "Restore it from a copy of the checkpoint location.")
+                    Error::refused(
+                        format!("record {epoch} cannot be read: {why}"),
+                        "Restore it from a copy of the checkpoint location.",
+                    )
                 })?;
-                read.ok_or_else(|| Error::refused(format!("record {epoch} is missing"), "Restore it from a copy of the checkpoint location."))?
+                read.ok_or_else(|| {
+                    Error::refused(
+                        format!("record {epoch} is missing"),
+                        "Restore it from a copy of the checkpoint location.",
+                    )
+                })?
             };
             let rows: u64 = record.landings().map(|t| t.rows).sum();
             if rows > 0 {
-                tracing::info!(epoch = epoch.0, rows, "the last decided epoch is applied again where its tables lack it");
+                tracing::info!(
+                    epoch = epoch.0,
+                    rows,
+                    "the last decided epoch is applied again where its tables lack it"
+                );
             }
             for landing in record.landings() {
                 let entry = tables.iter().find(|e| e.sink == landing.sink && e.name == landing.table);

@@ -58,7 +58,9 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let lock = recover::lock_data_dir(&data_dir)?;
     let kv = open_kv(&kv, &data_dir)?;
     let location = match &config.checkpoint.location {
-        Some(address) => store::open(&address.0, &config.checkpoint.options.reveal(&load::lookups()).map_err(Error::Failed)?)?,
+        Some(address) => {
+            store::open(&address.0, &config.checkpoint.options.reveal(&load::lookups()).map_err(Error::Failed)?)?
+        }
         None => store::open(&data_dir.join("checkpoint").to_string_lossy(), &BTreeMap::new())?,
     };
     store::probe_create_if_absent(&location).await?;
@@ -240,7 +242,10 @@ fn prepare_sources(sources: Vec<SourcePart>, claim: &Record) -> Prepared {
         applied.insert(part.name.as_str().into(), sender);
         let status = Arc::new(SourceStatus::default());
         status.lag_messages.store(-1, Ordering::Relaxed);
-        live.insert(part.name.clone(), LiveSource { kind: part.kind.connector.kind.to_string(), status: status.clone() });
+        live.insert(
+            part.name.clone(),
+            LiveSource { kind: part.kind.connector.kind.to_string(), status: status.clone() },
+        );
         ready.push(ReadySource { part, start: Arc::new(start), applied: receiver, status });
     }
     (applied, live, ready)
@@ -250,9 +255,7 @@ fn slot_count(slots: &Slots, _plan: &Plan) -> usize {
     match slots {
         Slots::Count(n) => *n as usize,
         // One core is left to encoding, I/O and queries.
-        Slots::Auto => {
-            std::thread::available_parallelism().map_or(1, |n| n.get()).saturating_sub(1).clamp(1, 8)
-        }
+        Slots::Auto => std::thread::available_parallelism().map_or(1, |n| n.get()).saturating_sub(1).clamp(1, 8),
     }
 }
 
@@ -269,11 +272,7 @@ fn slot_partitions(claim: &Record, slot: usize, slots: usize) -> BTreeMap<Partit
 }
 
 /// Tables by append sink: what inserts write, and the dead letters.
-fn wanted_tables(
-    plan: &Plan,
-    dead_letter_sink: &str,
-    delta: &BTreeMap<String, DeltaPart>,
-) -> Vec<(String, TableSpec)> {
+fn wanted_tables(plan: &Plan, dead_letter_sink: &str, delta: &BTreeMap<String, DeltaPart>) -> Vec<(String, TableSpec)> {
     let mut wanted = Vec::new();
     let mut seen = BTreeSet::new();
     let partition_by = |sink: &str, table: &str| -> Vec<String> {
@@ -350,11 +349,7 @@ struct Supervisor {
 
 impl Supervisor {
     /// Sources end first (by themselves or by `stop`), then the last epoch, then threads. The first error ends all.
-    async fn run(
-        mut self,
-        mut sources: JoinSet<(String, Result<()>)>,
-        checkpointer: Checkpointer,
-    ) -> Result<()> {
+    async fn run(mut self, mut sources: JoinSet<(String, Result<()>)>, checkpointer: Checkpointer) -> Result<()> {
         let mut checkpoints = tokio::spawn(checkpointer.run());
         let mut reading = !sources.is_empty();
         let ended = loop {

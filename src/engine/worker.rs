@@ -227,9 +227,9 @@ impl Worker {
         for (i, view) in plan.views.iter().enumerate() {
             let rows = &outputs.nodes[view.input];
             if rows.iter().any(|b| b.num_rows() > 0) {
-                let keys = self.parts.views[i].apply(rows, &ingested.lineage).map_err(|e| {
-                    e.context(format!("materialized view \"{}\" could not fold a batch", view.name))
-                })?;
+                let keys = self.parts.views[i]
+                    .apply(rows, &ingested.lineage)
+                    .map_err(|e| e.context(format!("materialized view \"{}\" could not fold a batch", view.name)))?;
                 if self.wanted[i] {
                     touched.push((i, keys));
                 }

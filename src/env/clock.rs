@@ -15,10 +15,9 @@ pub enum Clock {
 impl Clock {
     pub fn now_us(&self) -> i64 {
         match self {
-            Clock::System => SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .expect("the system clock is after 1970")
-                .as_micros() as i64,
+            Clock::System => {
+                SystemTime::now().duration_since(UNIX_EPOCH).expect("the system clock is after 1970").as_micros() as i64
+            }
             Clock::Manual(t) => t.load(Ordering::SeqCst),
         }
     }

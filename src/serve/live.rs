@@ -10,9 +10,7 @@ use crate::state::cut::SlotView;
 use crate::types::error::{Error, Result};
 use crate::types::fault::{Fault, closest};
 use crate::types::position::PartitionId;
-use arrow::array::{
-    ArrayRef, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray, UInt64Array,
-};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray, UInt64Array};
 use arrow::record_batch::RecordBatch;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -44,11 +42,16 @@ impl LiveWorld {
         let shown = self.live.published();
         for (name, source) in &self.live.sources {
             let labels = [("component", name.clone())];
-            metrics::gauge!("pipe_source_connected", &labels).set(source.status.connected.load(Ordering::Relaxed) as u8 as f64);
-            metrics::gauge!("pipe_source_lag_messages", &labels).set(source.status.lag_messages.load(Ordering::Relaxed) as f64);
-            metrics::counter!("pipe_source_messages_total", &labels).absolute(source.status.messages_in.load(Ordering::Relaxed));
-            metrics::counter!("pipe_source_bytes_total", &labels).absolute(source.status.bytes_in.load(Ordering::Relaxed));
-            metrics::counter!("pipe_source_reconnects_total", &labels).absolute(source.status.reconnects.load(Ordering::Relaxed));
+            metrics::gauge!("pipe_source_connected", &labels)
+                .set(source.status.connected.load(Ordering::Relaxed) as u8 as f64);
+            metrics::gauge!("pipe_source_lag_messages", &labels)
+                .set(source.status.lag_messages.load(Ordering::Relaxed) as f64);
+            metrics::counter!("pipe_source_messages_total", &labels)
+                .absolute(source.status.messages_in.load(Ordering::Relaxed));
+            metrics::counter!("pipe_source_bytes_total", &labels)
+                .absolute(source.status.bytes_in.load(Ordering::Relaxed));
+            metrics::counter!("pipe_source_reconnects_total", &labels)
+                .absolute(source.status.reconnects.load(Ordering::Relaxed));
             metrics::counter!("pipe_unknown_fields_total", &labels).absolute(Self::unknown_fields(&shown, name));
         }
         for (partition, progress) in self.partitions() {
@@ -135,15 +138,32 @@ impl LiveWorld {
         batch([
             ("source", texts(rows.iter().map(|r| Some(r.0.as_str())))),
             ("type", texts(rows.iter().map(|r| Some(r.1.kind.as_str())))),
-            ("connected", Arc::new(rows.iter().map(|r| Some(r.1.status.connected.load(Ordering::Relaxed))).collect::<BooleanArray>())),
+            (
+                "connected",
+                Arc::new(
+                    rows.iter().map(|r| Some(r.1.status.connected.load(Ordering::Relaxed))).collect::<BooleanArray>(),
+                ),
+            ),
             ("partition", texts(rows.iter().map(|r| r.2.map(|(id, _)| id.name.as_ref())))),
             ("position", Arc::new(rows.iter().map(|r| r.2.map(|(_, p)| p.position.0 as i64)).collect::<Int64Array>())),
             ("received", count(|c| c.received)),
             ("decoded", count(|c| c.decoded)),
             ("rejected", count(|c| c.rejected)),
             ("dropped", count(|c| c.dropped)),
-            ("lag_messages", Arc::new(rows.iter().map(|r| Some(r.1.status.lag_messages.load(Ordering::Relaxed)).filter(|l| *l >= 0)).collect::<Int64Array>())),
-            ("trouble", texts_owned(rows.iter().map(|r| Some(r.1.status.trouble.lock().expect("no holder panics").clone()).filter(|t| !t.is_empty())))),
+            (
+                "lag_messages",
+                Arc::new(
+                    rows.iter()
+                        .map(|r| Some(r.1.status.lag_messages.load(Ordering::Relaxed)).filter(|l| *l >= 0))
+                        .collect::<Int64Array>(),
+                ),
+            ),
+            (
+                "trouble",
+                texts_owned(rows.iter().map(|r| {
+                    Some(r.1.status.trouble.lock().expect("no holder panics").clone()).filter(|t| !t.is_empty())
+                })),
+            ),
         ])
     }
 
@@ -284,7 +304,8 @@ impl Facade for LiveWorld {
         partitions.values().for_each(|p| counts.add(&p.counts));
         let views: BTreeMap<String, Value> = (0..self.live.plan.views.len())
             .map(|i| {
-                let value = json!({ "keys": sum(&shown, |p| p.view_keys[i]), "bytes": sum(&shown, |p| p.view_bytes[i]) });
+                let value =
+                    json!({ "keys": sum(&shown, |p| p.view_keys[i]), "bytes": sum(&shown, |p| p.view_bytes[i]) });
                 (self.live.plan.views[i].name.to_string(), value)
             })
             .collect();

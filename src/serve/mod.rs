@@ -5,8 +5,8 @@
 
 pub mod access; // who may ask
 pub mod flight;
-pub mod live; // a running engine as the servers see it
 pub mod http; // liveness, readiness, metrics, status, SQL, key-value reads
+pub mod live; // a running engine as the servers see it
 pub mod metrics; // the recorder, and what every metric means // Arrow Flight SQL
 
 use crate::query::World;

@@ -2,12 +2,12 @@
 //!
 //! `run::run` sends a fleet's (or a recording's) messages to an output at a pace and returns the exact account of it.
 
+pub mod broker; // an MQTT broker inside this process
 mod device; // when a vehicle reports, and its messages as JSON
 pub mod fleet; // the endless iterator of messages
 mod malformed; // messages broken in the ways devices break them
 pub mod options; // what to simulate
 pub mod output; // MQTT, Kafka, file, standard output, channel
-pub mod broker; // an MQTT broker inside this process
 mod pace; // when the next message may go out
 mod random; // the same bytes from the same seed, everywhere
 pub mod replay; // a recorded file instead of a fleet
