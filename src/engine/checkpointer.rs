@@ -8,14 +8,16 @@ use crate::checkpoint::next::{Author, Cut, PartitionCut, TableCut, next_record};
 use crate::checkpoint::place::segment_path;
 use crate::checkpoint::record::{Record, SegmentRef, ViewRecord};
 use crate::engine::chain::Chain;
+use crate::engine::lake::LakeTable;
 use crate::engine::upsert::Touched;
 use crate::engine::worker::{Order, Pressure, SlotCut};
 use crate::env::clock::Clock;
+use crate::env::offload::Offload;
 use crate::env::store::PutOutcome;
-use crate::sinks::delta::table::{Landing, Prepared, Table};
+use crate::env::uuids::Uuids;
+use crate::sinks::delta::table::{Landing, Prepared};
 use crate::sources::Applied;
 use crate::sql::plan::Plan;
-use crate::state::view::FrozenView;
 use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -50,12 +52,13 @@ pub struct CheckpointStatus {
 pub struct Authorship {
     pub owner: String,
     pub slots: u32,
+    pub uuids: Uuids,
 }
 
 impl Authorship {
     pub fn now(&self, epoch_time_us: i64) -> Author {
         Author {
-            attempt: uuid::Uuid::new_v4().to_string(),
+            attempt: self.uuids.fresh(),
             owner: self.owner.clone(),
             epoch_time_us,
             slots: self.slots,
@@ -70,7 +73,7 @@ pub struct TableEntry {
     pub sink: String,
     pub name: String,
     pub app_id: String,
-    pub table: Arc<Table>,
+    pub table: Arc<dyn LakeTable>,
 }
 
 pub struct Checkpointer {
@@ -86,6 +89,7 @@ pub struct Checkpointer {
     pub pressure: Arc<Pressure>,
     pub status: Arc<Mutex<CheckpointStatus>>,
     pub clock: Clock,
+    pub offload: Offload,
     pub finish: CancellationToken,
 }
 
@@ -96,7 +100,7 @@ impl Checkpointer {
                 biased;
                 _ = self.finish.cancelled() => true,
                 _ = self.pressure.seal_early.notified() => false,
-                _ = tokio::time::sleep(self.interval) => false,
+                _ = self.clock.sleep(self.interval) => false,
             };
             self.epoch(last).await?;
             if last {
@@ -126,7 +130,7 @@ impl Checkpointer {
             s.epoch_time_us = record.epoch_time_us;
             s.records_written += 1;
         });
-        apply(&record, &self.tables, |trouble| self.note(|s| s.trouble = trouble.into())).await?;
+        apply(&record, &self.tables, &self.clock, |trouble| self.note(|s| s.trouble = trouble.into())).await?;
         self.head = record;
         self.after_apply(epoch);
         let micros = started.elapsed().as_micros() as u64;
@@ -193,7 +197,8 @@ impl Checkpointer {
                     let path = segment_path(&view.name, epoch, cut.slot, attempt);
                     let segment = if base {
                         share.clear();
-                        let rows = base_rows(cut.frozen[i].clone()).await?;
+                        let frozen = cut.frozen[i].clone();
+                        let rows = self.offload.run(move || frozen.base()).await?;
                         self.chain.put_segment(cut.slot, epoch, true, path, &rows).await?
                     } else {
                         self.chain.put_segment(cut.slot, epoch, false, path, rows).await?
@@ -221,7 +226,7 @@ impl Checkpointer {
     }
 
     async fn decide(&self, record: &Record) -> Result<()> {
-        write_record(&self.chain, record, |trouble| self.note(|s| s.trouble = trouble.into())).await
+        write_record(&self.chain, record, &self.clock, |trouble| self.note(|s| s.trouble = trouble.into())).await
     }
 
     fn after_apply(&mut self, epoch: Epoch) {
@@ -257,12 +262,6 @@ fn slot_gone() -> Error {
     Error::Failed("a slot has stopped; its own error is above".into())
 }
 
-async fn base_rows(frozen: FrozenView) -> Result<arrow::record_batch::RecordBatch> {
-    tokio::task::spawn_blocking(move || frozen.base())
-        .await
-        .map_err(|e| Error::Failed(format!("a new state base could not be built: {e}")))?
-}
-
 async fn collect_prepared(cuts: &mut [SlotCut]) -> Result<BTreeMap<Arc<str>, Prepared>> {
     let mut all: BTreeMap<Arc<str>, Prepared> = BTreeMap::new();
     for cut in cuts {
@@ -278,7 +277,7 @@ async fn collect_prepared(cuts: &mut [SlotCut]) -> Result<BTreeMap<Arc<str>, Pre
 }
 
 /// DECIDE with its ambiguous outcomes: after any error the record is read back, and only what is there counts.
-pub async fn write_record(chain: &Chain, record: &Record, trouble: impl Fn(&str)) -> Result<()> {
+pub async fn write_record(chain: &Chain, record: &Record, clock: &Clock, trouble: impl Fn(&str)) -> Result<()> {
     let mut wait_ms = RETRY_MS_FIRST;
     loop {
         let error = match chain.create(record).await {
@@ -304,13 +303,13 @@ pub async fn write_record(chain: &Chain, record: &Record, trouble: impl Fn(&str)
         let why = error.map_or_else(|| "the record vanished after it was written".to_string(), |e| e.to_string());
         tracing::warn!(epoch = record.epoch.0, retry_in_ms = wait_ms, "record not written yet: {why}");
         trouble(&why);
-        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        clock.sleep(Duration::from_millis(wait_ms)).await;
         wait_ms = (wait_ms * 2).min(RETRY_MS_MAX);
     }
 }
 
 /// APPLY, in order, idempotent (I7). What a retry can mend is retried: the epoch is decided and will be applied.
-pub async fn apply(record: &Record, tables: &[TableEntry], trouble: impl Fn(&str)) -> Result<()> {
+pub async fn apply(record: &Record, tables: &[TableEntry], clock: &Clock, trouble: impl Fn(&str)) -> Result<()> {
     for landing in record.landings() {
         let entry = tables.iter().find(|e| e.sink == landing.sink && e.name == landing.table).ok_or_else(|| {
             Error::refused(
@@ -333,7 +332,7 @@ pub async fn apply(record: &Record, tables: &[TableEntry], trouble: impl Fn(&str
             }
             tracing::warn!(table = %entry.key, epoch = record.epoch.0, retry_in_ms = wait_ms, "commit not done yet: {error}");
             trouble(&error.to_string());
-            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            clock.sleep(Duration::from_millis(wait_ms)).await;
             wait_ms = (wait_ms * 2).min(RETRY_MS_MAX);
         }
     }

@@ -3,7 +3,8 @@
 //! Files are invisible until the record that lists them is applied (I6). `Seal` ends the epoch in band: what was sent
 //! before it is in its files, what comes after is in the next epoch's.
 
-use crate::sinks::delta::table::{EpochWriter, Prepared, Table};
+use crate::engine::lake::{EpochFiles, LakeTable};
+use crate::sinks::delta::table::Prepared;
 use crate::types::error::{Error, Result};
 use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
@@ -22,14 +23,16 @@ pub enum Delivery {
 
 #[derive(Default)]
 struct Open {
-    writer: Option<EpochWriter>,
+    writer: Option<Box<dyn EpochFiles>>,
     waiting: Vec<RecordBatch>,
     waiting_rows: usize,
 }
 
+pub type Tables = BTreeMap<Arc<str>, Arc<dyn LakeTable>>;
+
 /// Runs until the worker lets go of the channel. An error ends it: the epoch's files are orphans, the rows are read
 /// again after the restart.
-pub async fn run(tables: BTreeMap<Arc<str>, Arc<Table>>, mut inbox: mpsc::Receiver<Delivery>) -> Result<()> {
+pub async fn run(tables: Tables, mut inbox: mpsc::Receiver<Delivery>) -> Result<()> {
     let mut open: BTreeMap<Arc<str>, Open> = BTreeMap::new();
     while let Some(delivery) = inbox.recv().await {
         match delivery {
@@ -57,7 +60,7 @@ pub async fn run(tables: BTreeMap<Arc<str>, Arc<Table>>, mut inbox: mpsc::Receiv
     Ok(())
 }
 
-async fn encode(tables: &BTreeMap<Arc<str>, Arc<Table>>, name: &Arc<str>, open: &mut Open) -> Result<()> {
+async fn encode(tables: &Tables, name: &Arc<str>, open: &mut Open) -> Result<()> {
     let table = tables.get(name).ok_or_else(|| Error::Failed(format!("table \"{name}\" is not open")))?;
     let schema = table.spec().schema.clone();
     let rows = concat_batches(&schema, open.waiting.iter())?;
@@ -70,10 +73,7 @@ async fn encode(tables: &BTreeMap<Arc<str>, Arc<Table>>, name: &Arc<str>, open: 
     writer.write(&rows).await.map_err(|e| e.context(format!("table \"{name}\" could not write its files")))
 }
 
-async fn seal(
-    tables: &BTreeMap<Arc<str>, Arc<Table>>,
-    open: BTreeMap<Arc<str>, Open>,
-) -> Result<BTreeMap<Arc<str>, Prepared>> {
+async fn seal(tables: &Tables, open: BTreeMap<Arc<str>, Open>) -> Result<BTreeMap<Arc<str>, Prepared>> {
     let mut prepared = BTreeMap::new();
     for (name, mut entry) in open {
         if entry.waiting_rows > 0 {

@@ -1,20 +1,22 @@
 //! ingest -> worker -> deliver -> checkpointer: the slot loop and its epochs, from recovery to the last cut.
 //!
-//! `start` recovers the chain, claims it, and only then connects sources. Each slot is one `worker` thread (decode, plan,
+//! `start` has `build` recover and claim the chain and make all parts, and only then connects sources. Each slot is one `worker` thread (decode, plan,
 //! state, publish) with one `deliver` thread (Parquet). The `checkpointer` cuts all slots, uploads, writes the record and
 //! applies it. `supervise` ends everything when one part fails. Nothing here decides what a checkpoint means: that is
 //! `checkpoint::decide`.
 
 pub mod assemble; // config sections -> connectors, plan -> tables
+pub mod build; // all parts, recovered and claimed, not yet running
 pub mod chain; // records and segments in the checkpoint location
 pub mod checkpointer; // cut -> prepare -> decide -> apply
 pub mod dead_letter; // rejects as rows
 pub mod deliver; // rows -> the epoch's Parquet files
 pub mod ingest; // handovers -> one decoded batch
+pub mod lake; // what is needed of tables that take rows exactly once
 pub mod load; // config and SQL files from disk
 pub mod published; // what a slot shows after every batch
 pub mod recover; // observe, decide, roll forward, claim
-pub mod running;
+pub mod running; // handle to a running pipeline: facts for readers, stop, wait
 pub mod start; // the only start path
 pub mod upsert; // touched keys -> the key-value store
-pub mod worker; // the slot loop // handle to a running pipeline: facts for readers, stop, wait
+pub mod worker; // the slot loop

@@ -3,11 +3,10 @@
 use crate::checkpoint::decide::{Observed, ObservedTable, Step, app_id, decide};
 use crate::checkpoint::next::{claim_record, first_record};
 use crate::checkpoint::record::{Record, ViewRecord};
-use crate::engine::assemble::DeltaPart;
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, TableEntry, apply, write_record};
+use crate::engine::lake::Lake;
 use crate::env::clock::Clock;
-use crate::sinks::delta::sink::DeltaSink;
 use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
 use crate::sql::plan::Plan;
@@ -65,7 +64,7 @@ pub struct Recovery<'a> {
     pub plan: &'a Plan,
     pub author: &'a Authorship,
     pub clock: &'a Clock,
-    pub delta: &'a BTreeMap<String, DeltaPart>,
+    pub lake: &'a dyn Lake,
     /// Tables by sink that the plan writes.
     pub wanted: Vec<(String, TableSpec)>,
     pub kv: &'a BTreeMap<String, Arc<KvSink>>,
@@ -82,7 +81,7 @@ impl Recovery<'_> {
         // A fresh chain gets its id here, so that tables can be opened under it; it exists once record 1 does.
         let chain_id = match &head {
             Some(Ok(record)) => record.chain.clone(),
-            _ => ChainId(uuid::Uuid::new_v4().to_string()),
+            _ => ChainId(self.author.uuids.fresh()),
         };
         let (tables, observed_tables) = self.open_tables(&chain_id).await?;
         let mut kv = Vec::new();
@@ -105,7 +104,7 @@ impl Recovery<'_> {
             }
             Step::Continue { head, apply: missing, .. } => self.continue_from(*head, missing, &tables).await?,
         };
-        write_record(self.chain, &claim, |_| {}).await?;
+        write_record(self.chain, &claim, self.clock, |_| {}).await?;
         tracing::info!(chain = %claim.chain, epoch = claim.epoch.0, incarnation = claim.incarnation, "chain claimed");
         Ok(Recovered { claim, tables })
     }
@@ -113,18 +112,9 @@ impl Recovery<'_> {
     async fn open_tables(&self, chain: &ChainId) -> Result<(Vec<TableEntry>, Vec<ObservedTable>)> {
         let mut entries = Vec::new();
         let mut observed = Vec::new();
-        let mut sinks: BTreeMap<&str, DeltaSink> = BTreeMap::new();
         for (sink_name, spec) in &self.wanted {
-            let part = self
-                .delta
-                .get(sink_name)
-                .ok_or_else(|| Error::Failed(format!("sink \"{sink_name}\" takes rows, and only Delta sinks do")))?;
-            if !sinks.contains_key(sink_name.as_str()) {
-                let sink = DeltaSink::connect(sink_name, &part.config, &part.section).await?;
-                sinks.insert(sink_name, sink);
-            }
             let app_id = app_id(chain, sink_name, &spec.name);
-            let table = sinks[sink_name.as_str()].open_table(spec.clone(), &app_id).await?;
+            let table = self.lake.open(sink_name, spec.clone(), &app_id).await?;
             observed.push(ObservedTable {
                 sink: sink_name.clone(),
                 table: spec.name.clone(),
@@ -175,7 +165,7 @@ impl Recovery<'_> {
                     entry.table.verify_files(&landing.adds).await?;
                 }
             }
-            apply(&record, tables, |_| {}).await?;
+            apply(&record, tables, self.clock, |_| {}).await?;
         }
         let next = head.epoch.next();
         let views = self.plan.views.iter().map(|view| match head.view(&view.name) {

@@ -1,6 +1,6 @@
 //! Handle to a running pipeline: facts for readers, a way to stop it, and how it ended.
 
-use crate::engine::checkpointer::{CheckpointStatus, TableEntry};
+use crate::engine::checkpointer::CheckpointStatus;
 use crate::engine::published::{Board, Published};
 use crate::engine::worker::Pressure;
 use crate::env::budget::Budget;
@@ -40,12 +40,6 @@ pub struct LiveTable {
     pub sink: Arc<str>,
     pub key: Arc<str>,
     pub table: Arc<crate::sinks::delta::table::Table>,
-}
-
-impl LiveTable {
-    pub fn of(entry: &TableEntry) -> Self {
-        LiveTable { sink: entry.sink.as_str().into(), key: entry.key.clone(), table: entry.table.clone() }
-    }
 }
 
 pub struct LiveSource {

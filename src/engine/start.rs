@@ -1,48 +1,41 @@
-//! The only start path: lock, open sinks, recover and claim the chain, restore state, then let sources connect.
+//! The only start path: lock, open sinks, build all parts (which recovers and claims the chain), then put each on its
+//! thread or task, sources last.
 //!
 //! Order matters: the claim record fences a second process before anything is taken from a broker, and no source starts
 //! before every slot stands where the record says.
 
-use crate::checkpoint::record::Record;
 use crate::config::spec::{Config, Slots};
-use crate::engine::assemble::{Assembled, DeltaPart, SourcePart};
+use crate::engine::assemble::{Assembled, DeltaPart};
+use crate::engine::build::{Ground, SourceStart, build};
 use crate::engine::chain::Chain;
-use crate::engine::checkpointer::{Authorship, CheckpointStatus, Checkpointer};
+use crate::engine::checkpointer::{Authorship, Checkpointer};
 use crate::engine::dead_letter;
 use crate::engine::deliver;
-use crate::engine::ingest::Ingest;
+use crate::engine::lake::DeltaLake;
 use crate::engine::load;
-use crate::engine::published::Board;
-use crate::engine::recover::{self, Recovered, Recovery};
-use crate::engine::running::{Live, LiveSource, LiveTable, Running};
-use crate::engine::upsert::{self, Upserter};
-use crate::engine::worker::{PartitionStart, Pressure, Worker, WorkerParts};
-use crate::env::budget::Budget;
+use crate::engine::recover;
+use crate::engine::running::{Live, LiveSource, Running};
 use crate::env::clock::Clock;
+use crate::env::offload::Offload;
 use crate::env::store;
+use crate::env::uuids::Uuids;
 use crate::journal;
-use crate::sinks::delta::table::{Table, TableSpec};
+use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
 use crate::sinks::kv::config::KvConfig;
-use crate::sources::{Applied, Intake, OpenContext, SourceContext, SourceStatus, Start};
-use crate::sql::exec::Stateless;
+use crate::sources::{OpenContext, SourceContext};
 use crate::sql::plan::{InsertFrom, Plan};
 use crate::types::epoch::ChainId;
 use crate::types::error::{Error, Result};
-use crate::types::limit::{SHARE_IN_FLIGHT_PERCENT, SLOT_QUEUE_ENTRIES_MAX};
-use crate::types::position::PartitionId;
+use crate::types::limit::SHARE_IN_FLIGHT_PERCENT;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, mpsc, watch};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-/// Batches on their way to a slot's files; the budget bounds their bytes.
-const DELIVERY_QUEUE_MAX: usize = 256;
-const UPSERT_QUEUE_MAX: usize = 256;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StartOptions {
@@ -64,191 +57,85 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         None => store::open(&data_dir.join("checkpoint").to_string_lossy(), &BTreeMap::new())?,
     };
     store::probe_create_if_absent(&location).await?;
-    let chain = Chain { location };
 
-    let slot_count = slot_count(&config.pipeline.slots, &plan);
-    let author = Authorship { owner: recover::owner(&clock), slots: slot_count as u32 };
-    let recovery = Recovery {
-        chain: &chain,
-        pipeline: &config.pipeline.name,
-        plan: &plan,
-        author: &author,
-        clock: &clock,
-        delta: &delta,
-        wanted: wanted_tables(&plan, &dead_letter_sink, &delta),
-        kv: &kv,
-        journals: journals(&config, &data_dir)?,
-    };
-    let Recovered { claim, tables } = recovery.run().await?;
-
-    let dead_letter: Arc<str> = format!("{dead_letter_sink}.{}", dead_letter::TABLE).into();
     let in_flight_bytes = config.limits.memory.0 * SHARE_IN_FLIGHT_PERCENT / 100;
-    // Half of the in-flight share for what has not been decoded yet, half for rows that no epoch holds yet.
-    let budget = Budget::new(in_flight_bytes / 2);
-    let pressure = Arc::new(Pressure {
-        held: AtomicU64::new(0),
-        soft: in_flight_bytes / 4,
-        hard: in_flight_bytes / 2,
-        seal_early: Notify::new(),
-    });
-    let status = Arc::new(Mutex::new(CheckpointStatus {
-        epoch: claim.epoch,
-        applied: claim.epoch,
-        epoch_time_us: claim.epoch_time_us,
-        rows_total: claim.tables.iter().map(|t| (format!("{}.{}", t.sink, t.table).into(), t.rows_total)).collect(),
-        ..Default::default()
-    }));
-
-    let views = recover::restore_views(&chain, &plan, &claim, slot_count).await?;
-    let mut crew = Crew::new();
-    let boards: Vec<Arc<Board>> = (0..slot_count).map(|_| Arc::default()).collect();
-    let kv_ready = Arc::new(AtomicBool::new(false));
-    let mut upserter_box = None;
-    let upsert = match upsert::open_targets(&plan, &kv)? {
-        None => {
-            kv_ready.store(true, Ordering::Relaxed);
-            None
-        }
-        Some(targets) => {
-            let (sender, receiver) = mpsc::channel(UPSERT_QUEUE_MAX);
-            let upserter = Upserter::new(plan.clone(), targets, boards.clone(), &claim, kv_ready.clone())?;
-            upserter_box = Some((upserter, receiver));
-            Some(sender)
-        }
-    };
-
-    let open: BTreeMap<Arc<str>, Arc<Table>> = tables.iter().map(|t| (t.key.clone(), t.table.clone())).collect();
-    let mut inlets = Vec::new();
-    let mut orders = Vec::new();
-    for (slot, views) in views.into_iter().enumerate() {
-        let (inlet, inbox) = mpsc::channel(SLOT_QUEUE_ENTRIES_MAX);
-        let (order, order_box) = mpsc::unbounded_channel();
-        let (deliver, delivery_box) = mpsc::channel(DELIVERY_QUEUE_MAX);
-        let worker = Worker::new(WorkerParts {
-            slot: slot as u32,
-            plan: plan.clone(),
-            ingest: Ingest::new(plan.clone(), &decoding),
-            stateless: Stateless::new(plan.clone()).await?,
-            views,
-            partitions: slot_partitions(&claim, slot, slot_count),
-            inbox,
-            orders: order_box,
-            deliver,
-            upsert: upsert.clone(),
-            board: boards[slot].clone(),
-            pressure: pressure.clone(),
-            dead_letter: dead_letter.clone(),
-            clock: clock.clone(),
-        });
-        let io = tokio::runtime::Handle::current();
-        let open = open.clone();
-        crew.thread(format!("deliver-{slot}"), move || io.block_on(deliver::run(open, delivery_box)));
-        crew.thread(format!("slot-{slot}"), move || worker.run());
-        inlets.push(inlet);
-        orders.push(order);
-    }
-
-    // Only now do all slots show their restored state, which a rebuild reads.
-    if let Some((upserter, receiver)) = upserter_box {
-        crew.thread("upsert", move || upserter.run(receiver));
-    }
-
-    let intake = Intake::new(inlets, budget.clone());
-    intake.assign(claim.partitions.iter().map(|p| (p.partition.clone(), p.slot as usize % slot_count)));
-    let (applied, live_sources, ready) = prepare_sources(sources, &claim);
-    let live = Arc::new(Live {
+    let wanted = wanted_tables(&plan, &dead_letter_sink, &delta);
+    let lake = Arc::new(DeltaLake::new(delta));
+    let slots = slot_count(&config.pipeline.slots, &plan) as u32;
+    let parts = build(Ground {
         pipeline: config.pipeline.name.clone(),
         plan: plan.clone(),
-        chain: claim.chain.clone(),
-        incarnation: claim.incarnation,
-        boards: boards.clone(),
-        tables: tables.iter().map(LiveTable::of).collect(),
-        sources: live_sources,
+        sources: sources.iter().map(|s| s.name.clone()).collect(),
+        decoding,
+        chain: Chain { location },
+        lake: lake.clone(),
+        wanted,
+        dead_letter: format!("{dead_letter_sink}.{}", dead_letter::TABLE).into(),
+        kv: kv.clone(),
+        journals: journals(&config, &data_dir)?,
+        author: Authorship { owner: recover::owner(&clock), slots, uuids: Uuids::Random },
+        in_flight_bytes,
+        interval: config.checkpoint.interval.0,
+        clock: clock.clone(),
+        offload: Offload::Pool,
+    });
+    let parts = parts.await?;
+
+    let mut crew = Crew::new();
+    for (slot, (worker, deliveries)) in parts.workers.into_iter().zip(parts.deliveries).enumerate() {
+        let io = tokio::runtime::Handle::current();
+        let tables = parts.tables.clone();
+        crew.thread(format!("deliver-{slot}"), move || io.block_on(deliver::run(tables, deliveries)));
+        crew.thread(format!("slot-{slot}"), move || worker.run());
+    }
+    if let Some((upserter, touched)) = parts.upserter {
+        crew.thread("upsert", move || upserter.run(touched));
+    }
+
+    let kind = |name: &str| sources.iter().find(|s| s.name == name).map(|s| s.kind.connector.kind.to_string());
+    let live_source = |s: &SourceStart| {
+        let kind = kind(&s.name).unwrap_or_default();
+        (s.name.clone(), LiveSource { kind, status: s.status.clone() })
+    };
+    let live = Arc::new(Live {
+        pipeline: config.pipeline.name.clone(),
+        plan,
+        chain: parts.claim.chain.clone(),
+        incarnation: parts.claim.incarnation,
+        boards: parts.boards,
+        tables: lake.take_tables().await,
+        sources: parts.sources.iter().map(live_source).collect(),
         kv,
-        checkpoint: status.clone(),
-        pressure: pressure.clone(),
-        in_flight: budget,
+        checkpoint: parts.status,
+        pressure: parts.pressure,
+        in_flight: parts.budget,
         memory_bytes: config.limits.memory.0,
         started_at_us: clock.now_us(),
-        kv_ready,
+        kv_ready: parts.kv_ready,
         stopping: AtomicBool::new(false),
     });
 
-    let finish = CancellationToken::new();
-    let checkpointer = Checkpointer {
-        plan,
-        chain,
-        head: claim.clone(),
-        author,
-        slots: orders,
-        tables,
-        upsert,
-        applied,
-        interval: config.checkpoint.interval.0,
-        pressure,
-        status,
-        clock: clock.clone(),
-        finish: finish.clone(),
-    };
     let stop = CancellationToken::new();
-    let supervisor = Supervisor { crew, stop: stop.clone(), finish, lock };
-    let context = |part: &ReadySource| SourceContext {
-        intake: intake.clone(),
-        start: part.start.clone(),
-        once: options.once,
-        applied: part.applied.clone(),
-        stop: stop.child_token(),
-        status: part.status.clone(),
-        clock: clock.clone(),
-    };
+    let supervisor = Supervisor { crew, stop: stop.clone(), finish: parts.finish, lock };
     let mut running_sources = JoinSet::new();
-    let queue_bytes = in_flight_bytes / 4 / ready.len().max(1) as u64;
-    for part in ready {
-        let open = OpenContext { data_dir: data_dir.clone(), chain: claim.chain.clone(), queue_bytes };
-        let source = (part.part.kind.open)(&part.part.section, open)?;
-        let context = context(&part);
-        running_sources.spawn(async move { (part.part.name, source.run(context).await) });
+    let queue_bytes = in_flight_bytes / 4 / sources.len().max(1) as u64;
+    for (part, begin) in sources.into_iter().zip(parts.sources) {
+        let open = OpenContext { data_dir: data_dir.clone(), chain: parts.claim.chain.clone(), queue_bytes };
+        let source = (part.kind.open)(&part.section, open)?;
+        let context = SourceContext {
+            intake: parts.intake.clone(),
+            start: begin.start,
+            once: options.once,
+            applied: begin.applied,
+            stop: stop.child_token(),
+            status: begin.status,
+            clock: clock.clone(),
+        };
+        running_sources.spawn(async move { (part.name, source.run(context).await) });
     }
-    drop(intake);
-    let supervisor = tokio::spawn(supervisor.run(running_sources, checkpointer));
+    drop(parts.intake);
+    let supervisor = tokio::spawn(supervisor.run(running_sources, parts.checkpointer));
     Ok(Running { live, stop, supervisor })
-}
-
-struct ReadySource {
-    part: SourcePart,
-    start: Arc<BTreeMap<Arc<str>, Start>>,
-    applied: watch::Receiver<Applied>,
-    status: Arc<SourceStatus>,
-}
-
-type Prepared = (BTreeMap<Arc<str>, watch::Sender<Applied>>, BTreeMap<String, LiveSource>, Vec<ReadySource>);
-
-/// Where every source starts, from the claim: a partition the record knows stands at its position.
-fn prepare_sources(sources: Vec<SourcePart>, claim: &Record) -> Prepared {
-    let mut applied = BTreeMap::new();
-    let mut live = BTreeMap::new();
-    let mut ready = Vec::new();
-    for part in sources {
-        let own = claim.partitions.iter().filter(|p| *p.partition.source == *part.name);
-        let start: BTreeMap<Arc<str>, Start> = own
-            .clone()
-            .map(|p| {
-                let identity = p.identity.clone().map(Arc::new);
-                (p.partition.name.clone(), Start { position: p.span.to, identity })
-            })
-            .collect();
-        let positions: BTreeMap<PartitionId, _> = own.map(|p| (p.partition.clone(), p.span.to)).collect();
-        let (sender, receiver) = watch::channel(Arc::new(positions));
-        applied.insert(part.name.as_str().into(), sender);
-        let status = Arc::new(SourceStatus::default());
-        status.lag_messages.store(-1, Ordering::Relaxed);
-        live.insert(
-            part.name.clone(),
-            LiveSource { kind: part.kind.connector.kind.to_string(), status: status.clone() },
-        );
-        ready.push(ReadySource { part, start: Arc::new(start), applied: receiver, status });
-    }
-    (applied, live, ready)
 }
 
 fn slot_count(slots: &Slots, _plan: &Plan) -> usize {
@@ -257,18 +144,6 @@ fn slot_count(slots: &Slots, _plan: &Plan) -> usize {
         // One core is left to encoding, I/O and queries.
         Slots::Auto => std::thread::available_parallelism().map_or(1, |n| n.get()).saturating_sub(1).clamp(1, 8),
     }
-}
-
-fn slot_partitions(claim: &Record, slot: usize, slots: usize) -> BTreeMap<PartitionId, PartitionStart> {
-    claim
-        .partitions
-        .iter()
-        .filter(|p| p.slot as usize % slots == slot)
-        .map(|p| {
-            let identity = p.identity.clone().map(Arc::new);
-            (p.partition.clone(), PartitionStart { position: p.span.to, identity, counts: p.counts })
-        })
-        .collect()
 }
 
 /// Tables by append sink: what inserts write, and the dead letters.

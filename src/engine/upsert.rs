@@ -113,34 +113,46 @@ impl Upserter {
         Ok(Upserter { plan, targets, boards, chain: claim.chain.clone(), version, ready })
     }
 
+    /// Call once every slot shows its restored state, which a rebuild reads.
     pub fn run(mut self, mut inbox: mpsc::Receiver<Touched>) -> Result<()> {
-        self.take(BTreeMap::new())?;
+        self.begin()?;
         while let Some(first) = inbox.blocking_recv() {
-            let mut touched: BTreeMap<usize, Vec<RecordBatch>> = BTreeMap::new();
-            let mut syncs = Vec::new();
-            let mut next = Some(first);
-            let mut taken = 0;
-            while let Some(notice) = next {
-                match notice {
-                    Touched::Keys(keys) => {
-                        for (view, keys) in keys {
-                            touched.entry(view).or_default().push(keys);
-                        }
-                    }
-                    Touched::Sync(reply) => syncs.push(reply),
-                }
-                taken += 1;
-                // What comes after a sync is a new epoch's and must not delay its answer.
-                next = if syncs.is_empty() && taken < NOTICES_MAX { inbox.try_recv().ok() } else { None };
-            }
-            self.take(touched)?;
-            for reply in syncs {
-                self.sync()?;
-                // The checkpointer is gone only when the pipeline is ending; durable is durable.
-                reply.send(()).unwrap_or_else(|_| tracing::debug!("nobody waits for the sync any more"));
-            }
+            self.turn(first, &mut inbox)?;
         }
         self.sync()
+    }
+
+    /// What can be written before anything was touched.
+    pub fn begin(&mut self) -> Result<()> {
+        self.take(BTreeMap::new())
+    }
+
+    /// One write: `first` and what else has arrived.
+    pub fn turn(&mut self, first: Touched, inbox: &mut mpsc::Receiver<Touched>) -> Result<()> {
+        let mut touched: BTreeMap<usize, Vec<RecordBatch>> = BTreeMap::new();
+        let mut syncs = Vec::new();
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(notice) = next {
+            match notice {
+                Touched::Keys(keys) => {
+                    for (view, keys) in keys {
+                        touched.entry(view).or_default().push(keys);
+                    }
+                }
+                Touched::Sync(reply) => syncs.push(reply),
+            }
+            taken += 1;
+            // What comes after a sync is a new epoch's and must not delay its answer.
+            next = if syncs.is_empty() && taken < NOTICES_MAX { inbox.try_recv().ok() } else { None };
+        }
+        self.take(touched)?;
+        for reply in syncs {
+            self.sync()?;
+            // The checkpointer is gone only when the pipeline is ending; durable is durable.
+            reply.send(()).unwrap_or_else(|_| tracing::debug!("nobody waits for the sync any more"));
+        }
+        Ok(())
     }
 
     fn take(&mut self, touched: BTreeMap<usize, Vec<RecordBatch>>) -> Result<()> {

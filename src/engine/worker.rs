@@ -115,9 +115,12 @@ pub struct Worker {
     rejects: BTreeMap<&'static str, u64>,
     unknown_fields: BTreeMap<Arc<str>, u64>,
     batches: u64,
+    /// The sources have let go of the queue: only orders come.
+    drained: bool,
 }
 
-enum Wake {
+/// What a slot turns to next.
+pub enum Wake {
     Order(Order),
     Handover(Handover),
     /// All sources have let go of the queue.
@@ -153,6 +156,7 @@ impl Worker {
             rejects: BTreeMap::new(),
             unknown_fields: BTreeMap::new(),
             batches: 0,
+            drained: false,
         };
         worker.publish();
         worker
@@ -160,45 +164,50 @@ impl Worker {
 
     /// Runs until the engine lets go of the orders channel. Blocks its thread; call it on one of its own.
     pub fn run(mut self) -> Result<()> {
-        let mut drained = false;
         loop {
-            match self.wait(drained) {
-                Wake::Closed => return Ok(()),
-                Wake::Drained => drained = true,
-                Wake::Handover(first) => self.batch(first)?,
-                Wake::Order(Order::Applied(epoch)) => {
-                    let freed = self.uncommitted.applied(epoch);
-                    self.parts.pressure.held.fetch_sub(freed, Ordering::Relaxed);
-                    self.publish();
-                }
-                Wake::Order(Order::Cut { epoch, drain, reply }) => {
-                    while drain && let Some(first) = self.parts.inbox.blocking_recv() {
-                        self.batch(first)?;
-                    }
-                    drained |= drain;
-                    let cut = self.cut(epoch)?;
-                    // The checkpointer may have given up in the meantime; then nothing was promised to anyone.
-                    if reply.send(cut).is_err() {
-                        return Ok(());
-                    }
-                }
+            let wake = futures::executor::block_on(self.next());
+            if !self.turn(wake)? {
+                return Ok(());
             }
         }
     }
 
-    fn wait(&mut self, drained: bool) -> Wake {
+    /// One turn of the loop: a batch, or an order carried out. False: the engine is gone.
+    pub fn turn(&mut self, wake: Wake) -> Result<bool> {
+        match wake {
+            Wake::Closed => return Ok(false),
+            Wake::Drained => self.drained = true,
+            Wake::Handover(first) => self.batch(first)?,
+            Wake::Order(Order::Applied(epoch)) => {
+                let freed = self.uncommitted.applied(epoch);
+                self.parts.pressure.held.fetch_sub(freed, Ordering::Relaxed);
+                self.publish();
+            }
+            Wake::Order(Order::Cut { epoch, drain, reply }) => {
+                while drain && let Some(first) = self.parts.inbox.blocking_recv() {
+                    self.batch(first)?;
+                }
+                self.drained |= drain;
+                let cut = self.cut(epoch)?;
+                // The checkpointer may have given up in the meantime; then nothing was promised to anyone.
+                return Ok(reply.send(cut).is_ok());
+            }
+        }
+        Ok(true)
+    }
+
+    /// What comes next; orders first. Cancel-safe.
+    pub async fn next(&mut self) -> Wake {
         let full = self.parts.pressure.is_full();
         let (orders, inbox) = (&mut self.parts.orders, &mut self.parts.inbox);
-        futures::executor::block_on(async {
-            if drained || full {
-                return orders.recv().await.map_or(Wake::Closed, Wake::Order);
-            }
-            tokio::select! {
-                biased;
-                order = orders.recv() => order.map_or(Wake::Closed, Wake::Order),
-                handover = inbox.recv() => handover.map_or(Wake::Drained, Wake::Handover),
-            }
-        })
+        if self.drained || full {
+            return orders.recv().await.map_or(Wake::Closed, Wake::Order);
+        }
+        tokio::select! {
+            biased;
+            order = orders.recv() => order.map_or(Wake::Closed, Wake::Order),
+            handover = inbox.recv() => handover.map_or(Wake::Drained, Wake::Handover),
+        }
     }
 
     /// One batch: what has arrived, up to the bounds. All of it or nothing reaches state and sinks.

@@ -10,9 +10,9 @@ pub mod config; // [sink.x] type = "kv"
 pub mod embedded; // the store on local disk
 pub mod hold; // what may be written after a restart
 pub mod key; // key columns -> bytes in the key's order
-pub mod row;
+pub mod row; // a row -> JSON text
 pub mod store; // what a store must be able to do; version and marker
-pub mod table; // one table: changes in, rows out // a row -> JSON text
+pub mod table; // one table: changes in, rows out
 
 use crate::sinks::kv::config::KvConfig;
 use crate::sinks::kv::embedded::Embedded;
@@ -34,7 +34,12 @@ impl KvSink {
     /// Opens or creates the store. `Refused` when another process has it open.
     pub fn open(name: &str, config: &KvConfig, data_dir: &Path) -> Result<KvSink> {
         let store = Embedded::open(&config.directory(data_dir))?;
-        Ok(KvSink { name: name.into(), store: Arc::new(store), tables: Mutex::default() })
+        Ok(Self::over(name, Arc::new(store)))
+    }
+
+    /// As `open`, over a store that is open already.
+    pub fn over(name: &str, store: Arc<dyn KvStore>) -> KvSink {
+        KvSink { name: name.into(), store, tables: Mutex::default() }
     }
 
     /// The marks of all tables of the store, configured or not: what the recovery decision looks at.
