@@ -12,6 +12,8 @@ pub mod validate; // what is wrong with a config and its SQL // JSON Schema of t
 
 use crate::types::error::Error;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -42,16 +44,20 @@ pub enum Verb {
 }
 
 impl Verb {
-    pub async fn run(self) -> anyhow::Result<ExitCode> {
-        match self {
-            Verb::Demo(args) => demo::run(args).await,
-            Verb::Serve(args) => serve::run(args).await,
-            Verb::Validate(args) => validate::run(args).await,
-            Verb::Explain(args) => explain::run(args).await,
-            Verb::Simulate(args) => simulate::run(args).await,
-            Verb::Sql(args) => sql::run(args).await,
-            Verb::Schema(args) => schema::run(args).await,
-        }
+    /// Boxed: whoever polls a future compiles all of it, and that should be the library, once, not each binary.
+    pub fn run(self) -> LocalBoxFuture<'static, anyhow::Result<ExitCode>> {
+        let verb = async move {
+            match self {
+                Verb::Demo(args) => demo::run(args).await,
+                Verb::Serve(args) => serve::run(args).await,
+                Verb::Validate(args) => validate::run(args).await,
+                Verb::Explain(args) => explain::run(args).await,
+                Verb::Simulate(args) => simulate::run(args).await,
+                Verb::Sql(args) => sql::run(args).await,
+                Verb::Schema(args) => schema::run(args).await,
+            }
+        };
+        verb.boxed_local()
     }
 }
 
