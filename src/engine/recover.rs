@@ -151,12 +151,14 @@ impl Recovery<'_> {
                     )
                 })?
             };
-            let rows: u64 = record.landings().map(|t| t.rows).sum();
-            if rows > 0 {
+            let lacking = lacking(&record, tables).await?;
+            if lacking > 0 {
+                let rows: u64 = record.landings().map(|t| t.rows).sum();
                 tracing::info!(
                     epoch = epoch.0,
                     rows,
-                    "the last decided epoch is applied again where its tables lack it"
+                    tables = lacking,
+                    "rolling forward: tables lack an epoch that is decided"
                 );
             }
             for landing in record.landings() {
@@ -186,6 +188,18 @@ impl Recovery<'_> {
         });
         Ok(claim_record(&head, self.author.now(self.clock.now_us()), views.collect()))
     }
+}
+
+/// Tables the record has files for and whose log does not show its epoch.
+async fn lacking(record: &Record, tables: &[TableEntry]) -> Result<usize> {
+    let mut lacking = 0;
+    for landing in record.landings() {
+        if let Some(entry) = tables.iter().find(|e| e.sink == landing.sink && e.name == landing.table) {
+            let applied = entry.table.transactions().await?.get(&landing.app_id).copied().unwrap_or(0);
+            lacking += usize::from(applied < record.epoch.0 as i64);
+        }
+    }
+    Ok(lacking)
 }
 
 /// Per slot the plan's views, loaded from the segments the claim lists. Base first, then tail. A share of a slot that no

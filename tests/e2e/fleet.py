@@ -21,6 +21,7 @@ CREATE TABLE kinematic (
   message_id   BIGINT NOT NULL,
   vehicle_id   TEXT NOT NULL,
   fleet_id     TEXT,
+  seq          BIGINT,
   sent_at      TIMESTAMP,
   measurements STRUCT<t TIMESTAMP, lat DOUBLE, lon DOUBLE, speed DOUBLE, fuel DOUBLE>[]
 );
@@ -45,6 +46,7 @@ CREATE MATERIALIZED VIEW ignition_latest AS
 SELECT DISTINCT ON (vehicle_id) vehicle_id, at, is_on FROM ignition ORDER BY vehicle_id, at DESC;
 
 INSERT INTO lake.points SELECT *, CAST(t AS DATE) AS event_date FROM points;
+INSERT INTO lake.kinematic SELECT message_id, vehicle_id, seq FROM kinematic;
 INSERT INTO lake.ignition SELECT * FROM ignition;
 INSERT INTO lake.odometer SELECT * FROM odometer;
 INSERT INTO kv.vehicle_latest SELECT * FROM vehicle_latest;
@@ -53,14 +55,21 @@ INSERT INTO kv.ignition_latest SELECT * FROM ignition_latest;
 
 
 class Fleet:
-    """`points`: good and bad kinematic messages for Kafka; `status`: for MQTT. Both as (vehicle, bytes), in sending order."""
+    """Makes messages, good and bad: kinematic ones for Kafka, status for MQTT; (vehicle, bytes) in sending order. Message
+    ids are dense over the fleet, `seq` is dense over the kinematic messages of a vehicle."""
 
-    def __init__(self, seed, points, status):
+    def __init__(self, seed, vehicles=VEHICLES, duplicate_share=DUPLICATE_SHARE):
         self.random = random.Random(seed)
+        self.vehicles, self.duplicate_share = vehicles, duplicate_share
         self.next_id = 0
+        self.numbers = Counter()  # kinematic messages per vehicle
         self.ticks = Counter()  # per vehicle: every timestamp is used once, so "latest" has one answer
-        self.points = self._sent([self._kinematic() for _ in range(round(points * (1 - DUPLICATE_SHARE)))], points)
-        self.status = self._sent([self._status() for _ in range(round(status * (1 - DUPLICATE_SHARE)))], status)
+
+    def points(self, count):
+        return self._sent([self._kinematic() for _ in range(round(count * (1 - self.duplicate_share)))], count)
+
+    def status(self, count):
+        return self._sent([self._status() for _ in range(round(count * (1 - self.duplicate_share)))], count)
 
     def _sent(self, messages, count):
         """In sending order: each up to 2,000 places late, and some twice, as by a device that missed an answer."""
@@ -71,7 +80,8 @@ class Fleet:
         return [m for _, m in sorted(places, key=lambda p: p[0])]
 
     def _head(self):
-        vehicle = min(int(self.random.expovariate(1 / 80)), VEHICLES - 1)  # skewed: a few vehicles send most
+        skewed = self.random.expovariate(1 / 80)  # a few vehicles send most
+        vehicle = min(int(skewed), self.vehicles - 1)
         self.next_id += 1
         return f"v{vehicle:04}", self.next_id
 
@@ -81,6 +91,7 @@ class Fleet:
 
     def _kinematic(self):
         vehicle, number = self._head()
+        self.numbers[vehicle] += 1
         bundle = []
         for _ in range(int(self.random.random() * 6)):
             lat = 95.0 if self.random.random() < OUT_OF_RANGE_SHARE else self._quarter(-60, 70)
@@ -91,7 +102,7 @@ class Fleet:
         bundle.reverse()  # not in the order of time within a message either
         text = (
             f'{{"message_id":{number},"vehicle_id":"{vehicle}","fleet_id":"f{int(vehicle[1:]) % 7}",'
-            f'"sent_at":"{iso(START)}","measurements":[{",".join(bundle)}]}}'
+            f'"seq":{self.numbers[vehicle]},"sent_at":"{iso(START)}","measurements":[{",".join(bundle)}]}}'
         )
         return vehicle, self._maybe_malformed(text, "fleet_id")
 
@@ -145,15 +156,21 @@ def micros(text):
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-def expected_points(sent):
-    """What the Kafka-fed tables, views and keys must hold: exact, duplicates of devices included."""
-    out = dict(messages=len(sent), dead=Counter(), rows=0, per_vehicle=defaultdict(lambda: [0, 0.0]), latest={}, totals={})
+def expected_points(sent, out=None):
+    """What the Kafka-fed tables, views and keys must hold: exact, duplicates of devices included. Adds to `out`."""
+    if out is None:
+        out = dict(messages=0, dropped=0, dead=Counter(), ids=[], rows=0, per_vehicle=defaultdict(lambda: [0, 0.0]))
+        out |= dict(sequences=defaultdict(lambda: [0, 0]), latest={}, totals={})
+    out["messages"] += len(sent)
     for _, payload in sent:
         message = good(payload)
         if message is None:
             out["dead"][bytes(payload)] += 1
             continue
         vehicle = message["vehicle_id"]
+        out["ids"].append(message["message_id"])
+        out["sequences"][vehicle][0] += 1
+        out["sequences"][vehicle][1] += message["seq"]
         for m in message["measurements"]:
             if not -90 <= m["lat"] <= 90:
                 continue
@@ -172,9 +189,11 @@ def expected_points(sent):
     return out
 
 
-def expected_status(sent):
-    """What the MQTT-fed tables must hold after redeliveries are removed by message identity."""
-    out = dict(messages=len(sent), dead=set(), ignition={}, odometer={}, latest={})
+def expected_status(sent, out=None):
+    """What the MQTT-fed tables must hold after redeliveries are removed by message identity. Adds to `out`."""
+    if out is None:
+        out = dict(messages=0, dead=set(), ignition={}, odometer={}, latest={})
+    out["messages"] += len(sent)
     for _, payload in sent:
         message = good(payload)
         if message is None:

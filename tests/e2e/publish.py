@@ -9,6 +9,7 @@ import paho.mqtt.client as mqtt
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 IN_FLIGHT_MAX = 200
+TRANSACTION_MESSAGES = 200
 
 
 class Paced(threading.Thread):
@@ -41,21 +42,77 @@ class Paced(threading.Thread):
             yield number, message
 
 
-class KafkaPublisher(Paced):
-    """Keyed by vehicle; idempotent, so that the topic has every message once. On the way: an aborted transaction, which
-    nobody may see, new partitions, and at the end a committed transaction, whose marker is the last thing there."""
+def create_topic(bootstrap, topic):
+    new = NewTopic(topic, num_partitions=4, replication_factor=1)
+    admin = AdminClient({"bootstrap.servers": bootstrap})  # must live until the answer is there
+    for future in admin.create_topics([new]).values():
+        future.result()
+
+
+class KafkaSender(Paced):
+    """Keyed by vehicle; idempotent, so that the topic has every message once."""
 
     def __init__(self, bootstrap, topic, messages, seconds):
         super().__init__(messages, seconds)
         self.settings = {"bootstrap.servers": bootstrap, "topic.metadata.refresh.interval.ms": 500, "log_level": 0}
         self.topic = topic
-        self.admin = AdminClient(self.settings)
-        for future in self.admin.create_topics([NewTopic(topic, num_partitions=4, replication_factor=1)]).values():
-            future.result()
+
+    def send_all(self):
+        producer = self.idempotent()
+        for _, (vehicle, payload) in self.paced():
+            self.produce(producer, vehicle, payload)
+            self.sent += 1
+        producer.flush()
+
+    def idempotent(self):
+        return confluent_kafka.Producer(self.settings | {"enable.idempotence": True, "linger.ms": 20})
+
+    def produce(self, producer, vehicle, payload):
+        while True:
+            try:
+                producer.produce(self.topic, key=vehicle, value=payload, on_delivery=raise_if_lost)
+                producer.poll(0)
+                return
+            except BufferError:
+                producer.poll(0.1)
+
+    def transactional(self, name):
+        producer = confluent_kafka.Producer(self.settings | {"transactional.id": f"e2e-{name}", "linger.ms": 20})
+        producer.init_transactions(30)
+        return producer
+
+
+class KafkaTransactions(KafkaSender):
+    """The same in transactions, each after one with the same messages that is aborted and that nobody may see."""
+
+    def send_all(self):
+        producer = self.transactional("rounds")
+        for number, (vehicle, payload) in self.paced():
+            if number % TRANSACTION_MESSAGES == 0:
+                if number > 0:
+                    producer.commit_transaction()
+                producer.begin_transaction()
+                for ghost_vehicle, ghost in self.messages[number : number + TRANSACTION_MESSAGES // 4]:
+                    self.produce(producer, ghost_vehicle, ghost)
+                producer.flush()
+                producer.abort_transaction()
+                producer.begin_transaction()
+            self.produce(producer, vehicle, payload)
+            self.sent += 1
+        producer.commit_transaction()
+
+
+class KafkaPublisher(KafkaSender):
+    """On the way: an aborted transaction, new partitions, and at the end a committed transaction, whose marker is the last
+    thing there."""
+
+    def __init__(self, bootstrap, topic, messages, seconds):
+        super().__init__(bootstrap, topic, messages, seconds)
+        create_topic(bootstrap, topic)
 
     def send_all(self):
         last = len(self.messages) - len(self.messages) // 100
-        producer = confluent_kafka.Producer(self.settings | {"enable.idempotence": True, "linger.ms": 20})
+        producer = self.idempotent()
         for number, (vehicle, payload) in self.paced():
             if number == len(self.messages) * 2 // 5:
                 self.abort_some()
@@ -73,20 +130,6 @@ class KafkaPublisher(Paced):
         plain.produce(self.topic, value=None)
         plain.flush()
 
-    def produce(self, producer, vehicle, payload):
-        while True:
-            try:
-                producer.produce(self.topic, key=vehicle, value=payload, on_delivery=raise_if_lost)
-                producer.poll(0)
-                return
-            except BufferError:
-                producer.poll(0.1)
-
-    def transactional(self, name):
-        producer = confluent_kafka.Producer(self.settings | {"transactional.id": f"e2e-{name}", "linger.ms": 20})
-        producer.init_transactions(30)
-        return producer
-
     def abort_some(self):
         producer = self.transactional("aborted")
         producer.begin_transaction()
@@ -96,7 +139,8 @@ class KafkaPublisher(Paced):
         producer.abort_transaction()
 
     def add_partitions(self):
-        for future in self.admin.create_partitions([NewPartitions(self.topic, 6)]).values():
+        admin = AdminClient(self.settings)
+        for future in admin.create_partitions([NewPartitions(self.topic, 6)]).values():
             future.result()
 
 
@@ -126,4 +170,5 @@ class MqttPublisher(Paced):
             message.wait_for_publish(60)
             if not message.is_published():
                 raise RuntimeError("Mosquitto did not take a message")
+        self.client.disconnect()
         self.client.loop_stop()

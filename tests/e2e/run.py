@@ -12,44 +12,24 @@ Needs: java, mvn, mosquitto, promtool (Debian: maven, default-jre-headless, mosq
 packages are installed into ~/.cache/pipe-e2e/venv.
 """
 
-import os
-import pathlib
-import subprocess
-import sys
+import packages
 
-HERE = pathlib.Path(__file__).resolve().parent
-VENV = pathlib.Path.home() / ".cache" / "pipe-e2e" / "venv"
-PACKAGES = ["deltalake", "chdb", "pyarrow", "adbc-driver-flightsql", "adbc-driver-manager", "confluent-kafka", "paho-mqtt"]
-
-
-def enter_venv():
-    """Runs this script again inside the virtual environment, which is made when it is not complete."""
-    if pathlib.Path(sys.prefix) == VENV:
-        return
-    complete = VENV / "complete"
-    if not complete.exists() or complete.read_text() != " ".join(PACKAGES):
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-        subprocess.run([str(VENV / "bin" / "pip"), "-q", "install", *PACKAGES], check=True)
-        complete.write_text(" ".join(PACKAGES))
-    python = str(VENV / "bin" / "python3")
-    os.execv(python, [python, str(pathlib.Path(__file__).resolve()), *sys.argv[1:]])
-
-
-enter_venv()
-sys.path.insert(0, str(HERE))
+packages.enter()
 
 import argparse
+import os
+import pathlib
 import shutil
+import sys
 import tempfile
 import time
 
 import account
 import fleet
+import pipeline
 from kafka import Kafka
 from publish import KafkaPublisher, MqttPublisher
-from service import Mosquitto, Pipe, S3, free_port
-
-TOPIC = "vehicle.points"
+from service import Local, Mosquitto, Pipe, S3, default_pipe, free_port
 
 
 def arguments():
@@ -63,58 +43,6 @@ def arguments():
     parser.add_argument("--seed", type=int, default=20_261_122)
     parser.add_argument("--keep", action="store_true", help="keep the directory")
     return parser.parse_args()
-
-
-def default_pipe():
-    target = os.environ.get("CARGO_TARGET_DIR") or str(HERE.parent.parent / "target")
-    return str(pathlib.Path(target) / "debug" / "pipe")
-
-
-def write_pipeline(directory, kafka, mosquitto, store, http, flight):
-    """The SQL is one; where things are differs: the TOML."""
-    (directory / "sql").mkdir()
-    (directory / "sql" / "fleet.sql").write_text(fleet.SQL)
-    config = directory / "fleet.toml"
-    config.write_text(
-        f"""[pipeline]
-name = "e2e"
-sql = ["sql/*.sql"]
-data_dir = "data"
-
-[checkpoint]
-interval = "2s"
-{store.checkpoint_lines()}
-[server]
-http = "127.0.0.1:{http}"
-flight = "127.0.0.1:{flight}"
-
-[source.kinematic]
-type = "kafka"
-brokers = ["{kafka.bootstrap}"]
-topics = ["{TOPIC}"]
-group = "pipe-e2e"
-format = "json"
-properties = {{ "topic.metadata.refresh.interval.ms" = 1000 }}
-
-[source.status]
-type = "mqtt"
-url = "mqtt://127.0.0.1:{mosquitto.port}"
-topics = ["fleet/+/status"]
-client_id = "pipe-e2e"
-format = "json"
-
-[sink.lake]
-type = "delta"
-uri = "{store.lake}"
-{store.sink_lines()}
-[sink.lake.table.points]
-partition_by = ["event_date"]
-
-[sink.kv]
-type = "kv"
-"""
-    )
-    return config
 
 
 def run(args, directory):
@@ -133,13 +61,15 @@ def run(args, directory):
         kafka.start()
         mosquitto.start()
         say(f"Kafka, Mosquitto and {args.store} storage are up")
-        sent = fleet.Fleet(args.seed, args.messages, args.status)
-        expected = (fleet.expected_points(sent.points), fleet.expected_status(sent.status))
-        say(f"{len(sent.points)} + {len(sent.status)} messages made, and what they must become")
+        vehicles = fleet.Fleet(args.seed)
+        points, status = vehicles.points(args.messages), vehicles.status(args.status)
+        expected = (fleet.expected_points(points), fleet.expected_status(status))
+        expected[0]["dropped"] = 1  # the publisher's tombstone
+        say(f"{len(points)} + {len(status)} messages made, and what they must become")
 
-        config = write_pipeline(directory, kafka, mosquitto, store, http, flight)
-        to_kafka = KafkaPublisher(kafka.bootstrap, TOPIC, sent.points, args.seconds)
-        to_mqtt = MqttPublisher(mosquitto.port, sent.status, args.seconds)
+        config = pipeline.write(directory, fleet.SQL, kafka, mosquitto, store, http, flight)
+        to_kafka = KafkaPublisher(kafka.bootstrap, pipeline.TOPIC, points, args.seconds)
+        to_mqtt = MqttPublisher(mosquitto.port, status, args.seconds)
         pipe = Pipe(args.pipe or default_pipe(), config, http, directory / "pipe.log", store.environment())
         pipe.start()
         pipe.wait_ready()
@@ -166,8 +96,9 @@ def run(args, directory):
         account.compare_hot(check, readers, expected)
         account.compare_kv(check, readers, expected)
         account.compare_ledger(check, readers, expected)
+        account.compare_chdb(check, readers, expected)
         account.check_clients(check, readers, expected)
-        account.check_kafka_group(check, kafka.bootstrap, TOPIC)
+        account.check_kafka_group(check, kafka.bootstrap, pipeline.TOPIC)
         say("a clean stop, a start, and the same again")
         check.equal("exit code after SIGTERM", 0, pipe.stop())
         pipe.start()
@@ -181,34 +112,6 @@ def run(args, directory):
         for service in (pipe, mosquitto, kafka, store):
             if service is not None:
                 service.end()
-
-
-class Local:
-    """The lake on local disk."""
-
-    def __init__(self, directory):
-        self.lake = str(directory / "lake")
-
-    def start(self):
-        pass
-
-    def end(self):
-        pass
-
-    def environment(self):
-        return {}
-
-    def checkpoint_lines(self):
-        return ""
-
-    def sink_lines(self):
-        return ""
-
-    def delta_options(self):
-        return None
-
-    def chdb_table(self, table):
-        return f"deltaLakeLocal('{self.lake}/{table}')"
 
 
 if __name__ == "__main__":

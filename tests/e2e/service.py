@@ -1,11 +1,13 @@
-"""The processes of the test: pipe itself, Mosquitto, the S3 API server."""
+"""The processes of the tests: pipe itself, Mosquitto, the S3 API server; and where the lake is."""
 
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -30,6 +32,12 @@ def free_port(pair=False):
                 continue
 
 
+def default_pipe():
+    """The binary of the cargo target directory."""
+    target = os.environ.get("CARGO_TARGET_DIR") or str(HERE.parent.parent / "target")
+    return str(pathlib.Path(target) / "debug" / "pipe")
+
+
 def get(url, patience_seconds=10, **headers):
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=patience_seconds) as answer:
         return answer.read()
@@ -51,10 +59,11 @@ class Pipe:
     def __init__(self, binary, config, http, log, environment):
         self.command = [binary, "serve", "--config", str(config)]
         self.http, self.log, self.environment = http, log, os.environ | environment
-        self.process = None
+        self.process, self.log_begin = None, 0
 
     def start(self):
         log = open(self.log, "ab")
+        self.log_begin = log.tell()
         self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.environment, start_new_session=True)
 
     def wait_ready(self, patience_seconds=120):
@@ -74,6 +83,11 @@ class Pipe:
     def must_run(self):
         if self.process.poll() is not None:
             raise SystemExit(f"pipe ended with exit code {self.process.returncode}\n{self.tail()}")
+
+    def said(self):
+        """What the last start has logged so far, without colours."""
+        text = pathlib.Path(self.log).read_bytes()[self.log_begin :].decode(errors="replace")
+        return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
     def tail(self):
         return pathlib.Path(self.log).read_text(errors="replace")[-4000:]
@@ -119,13 +133,46 @@ max_queued_messages 0
         end(self.process)
 
 
+class Local:
+    """The lake and the records on local disk."""
+
+    def __init__(self, directory):
+        self.lake = str(directory / "lake")
+        self.lake_files, self.record_files = directory / "lake", directory / "data" / "checkpoint"
+
+    def start(self):
+        pass
+
+    def end(self):
+        pass
+
+    def environment(self):
+        return {}
+
+    def checkpoint_lines(self):
+        return ""
+
+    def sink_lines(self):
+        return ""
+
+    def delta_options(self):
+        return None
+
+    def chdb_table(self, table):
+        return f"deltaLakeLocal('{self.lake}/{table}')"
+
+
 class S3:
-    """The lake and the records in a bucket."""
+    """The lake and the records in a bucket. With `faults`, a share of pipe's own requests fails (`faulty_s3.py`); other
+    readers ask the server itself."""
 
     lake = "s3://pipe/lake"
 
-    def __init__(self, directory, port):
+    def __init__(self, directory, port, faults=0.0, seed=0):
         self.directory, self.port, self.process = pathlib.Path(directory), port, None
+        self.faults, self.seed, self.proxy, self.proxy_port = faults, seed, None, free_port() if faults else port
+        # The server keeps objects as files.
+        self.lake_files, self.record_files = self.directory / "data/pipe/lake", self.directory / "data/pipe/records"
 
     def start(self):
         self.directory.mkdir()
@@ -134,10 +181,20 @@ class S3:
         self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         # The first run builds the server.
         wait_for_port(self.port, self.process, "the S3 server", self.directory / "s3.log", patience_seconds=300)
+        if self.faults:
+            log = open(self.directory / "faults.log", "ab")
+            options = ["--share", str(self.faults), "--seed", str(self.seed)]
+            command = [sys.executable, str(HERE / "faulty_s3.py"), str(self.proxy_port), str(self.port), *options]
+            self.proxy = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            wait_for_port(self.proxy_port, self.proxy, "the faulty S3 server", self.directory / "faults.log")
 
     def environment(self):
+        """Of pipe."""
+        return self._environment(self.proxy_port)
+
+    def _environment(self, port):
         lines = subprocess.run(
-            ["bash", str(HERE / "s3.sh"), "env", str(self.port)], check=True, capture_output=True, text=True
+            ["bash", str(HERE / "s3.sh"), "env", str(port)], check=True, capture_output=True, text=True
         ).stdout
         words = lines.replace("export ", " ").split()
         return dict(word.split("=", 1) for word in words)
@@ -146,12 +203,11 @@ class S3:
         return 'location = "s3://pipe/records"\n' + self.sink_lines()
 
     def sink_lines(self):
-        return "options = " + toml(self.delta_options()) + "\n"
+        return "options = " + toml(options(self.environment())) + "\n"
 
     def delta_options(self):
-        environment = self.environment()
-        keys = ("AWS_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ALLOW_HTTP")
-        return {key.lower(): environment[key] for key in keys}
+        """Of readers that are not pipe."""
+        return options(self._environment(self.port))
 
     def chdb_table(self, table):
         o = self.delta_options()
@@ -159,7 +215,13 @@ class S3:
         return f"deltaLake('{url}', '{o['aws_access_key_id']}', '{o['aws_secret_access_key']}')"
 
     def end(self):
+        end(self.proxy)
         end(self.process)
+
+
+def options(environment):
+    keys = ("AWS_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ALLOW_HTTP")
+    return {key.lower(): environment[key] for key in keys}
 
 
 def toml(table):
