@@ -207,7 +207,7 @@ uri = "lake"
         let (loaded, plan) = pipe::engine::load::load_and_compile(&config).await.expect("the config is right");
         let assembled = pipe::engine::assemble::assemble(loaded, plan, true, &Default::default()).expect("complete");
         let started = Instant::now();
-        let options = pipe::engine::start::StartOptions { once: true };
+        let options = pipe::engine::start::StartOptions { once: true, ..Default::default() };
         let mut running = pipe::engine::start::start(assembled, options).await.expect("starts");
         running.wait().await.expect("ends well");
         let took = started.elapsed();

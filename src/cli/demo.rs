@@ -3,6 +3,7 @@
 use crate::cli::EXIT_RUN;
 use crate::cli::serve::{Served, Signals};
 use crate::engine::running::Live;
+use crate::engine::start::StartOptions;
 use crate::simulate::broker;
 use crate::simulate::options::{FleetOptions, Rate, Shares, Until};
 use crate::simulate::output::{MqttOptions, OutputOptions};
@@ -76,7 +77,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let (broker_address, mut broker) = broker::start(0).await?;
     let config = write_config(&dir, broker_address.port(), &args)?;
-    let mut served = Served::open(&config, false, &[]).await?;
+    let mut served = Served::open(&config, StartOptions::default(), &[]).await?;
     if !args.json {
         banner(&dir, &config, &served, broker_address.port());
     }

@@ -21,7 +21,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   pipe serve --config pipelines/fleet.toml
-  pipe serve --config pipelines/fleet.toml --once --skip kinematic")]
+  pipe serve --config pipelines/fleet.toml --once --skip kinematic
+  pipe serve --config pipelines/fleet.toml --quarantine-journal")]
 pub struct Args {
     /// The config file
     #[arg(short, long, value_name = "FILE")]
@@ -35,10 +36,19 @@ pub struct Args {
     /// With --once: print the account as JSON
     #[arg(long, requires = "once")]
     pub json: bool,
+    /// Start although a source's journal is damaged, and give up the messages that cannot be read
+    ///
+    /// They were acknowledged, so no broker sends them again: they are lost, unless a copy of the file turns up. Which ones
+    /// is logged as ERROR and counted in pipe_journal_lost_messages_total. The damaged files are copied to
+    /// <data_dir>/journal/<source>/quarantine and never deleted; every message that can be read is kept. Without this, a
+    /// damaged journal refuses the start.
+    #[arg(long)]
+    pub quarantine_journal: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut served = Served::open(&args.config, args.once, &args.skip).await?;
+    let options = StartOptions { once: args.once, quarantine_journal: args.quarantine_journal };
+    let mut served = Served::open(&args.config, options, &args.skip).await?;
     let mut signals = Signals::new()?;
     let grace = served.grace;
     let ended = tokio::select! {
@@ -92,7 +102,8 @@ impl Drop for QueryRuntime {
 
 impl Served {
     /// Loads, starts, and serves. `once` has no servers: it answers nothing and ends by itself.
-    pub async fn open(config: &Path, once: bool, skip: &[String]) -> Result<Served> {
+    pub async fn open(config: &Path, options: StartOptions, skip: &[String]) -> Result<Served> {
+        let once = options.once;
         let (loaded, plan) = load::load_and_compile(config).await?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
@@ -104,7 +115,7 @@ impl Served {
         let skip = skip.iter().cloned().collect();
         let assembled = assemble::assemble(loaded, plan, once, &skip)?;
         metrics::install(&pipeline)?;
-        let running = start(assembled, StartOptions { once }).await?;
+        let running = start(assembled, options).await?;
         let mut served = Served { running, servers: None, grace, queries: QueryRuntime::default() };
         if !once {
             let runtime = tokio::runtime::Builder::new_multi_thread()

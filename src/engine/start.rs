@@ -41,6 +41,8 @@ use tokio_util::sync::CancellationToken;
 pub struct StartOptions {
     /// Read every replayable source up to the end it had at the start, then finish.
     pub once: bool,
+    /// A damaged journal is mended by giving up what cannot be read.
+    pub quarantine_journal: bool,
 }
 
 /// Starts a pipeline. Returns when it runs; sources may still be connecting (`/readyz` tells).
@@ -120,7 +122,12 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let mut running_sources = JoinSet::new();
     let queue_bytes = in_flight_bytes / 4 / sources.len().max(1) as u64;
     for (part, begin) in sources.into_iter().zip(parts.sources) {
-        let open = OpenContext { data_dir: data_dir.clone(), chain: parts.claim.chain.clone(), queue_bytes };
+        let open = OpenContext {
+            data_dir: data_dir.clone(),
+            chain: parts.claim.chain.clone(),
+            queue_bytes,
+            quarantine_journal: options.quarantine_journal,
+        };
         let source = (part.kind.open)(&part.section, open)?;
         let context = SourceContext {
             intake: parts.intake.clone(),

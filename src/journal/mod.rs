@@ -4,35 +4,43 @@
 //! The journal syncs in groups: whatever has arrived while the disk was busy goes into the next write, then it is synced,
 //! then it is acknowledged, in the order of arrival (I1). Position = sequence number of a message.
 //!
-//! `<data_dir>/journal/<source>/`: `LOCK` (held for the life of the process), `chain` (which chain it belongs to), and
-//! segments of groups. One thread writes; readers get the recent tail from memory and the rest from the files.
+//! `<data_dir>/journal/<source>/`: `LOCK` (held for the life of the process), `chain` (which chain it belongs to), segments
+//! of groups, `.gap` files for messages that were given up, and `quarantine/` for what was damaged.
 //!
 //! | found at start | done |
 //! |---|---|
 //! | a bad group at the very end of the last segment | cut off and logged: it was never synced, so never acknowledged |
-//! | a bad group anywhere else, a missing segment | refused with file and offset; nothing is deleted |
+//! | a bad group anywhere else, a missing, doubled or foreign segment | refused with file, offset and messages; see `repair` |
 //! | another chain's, or open in another process | refused |
-//! | a sync or write that fails while running | fatal: never retried, because the kernel may have dropped the pages |
-//! | the byte budget is reached while running | appends wait, so acknowledgements are withheld; nothing is dropped |
+//! | a sync, or a write for another reason than space, that fails while running | fatal: never retried, because the kernel may have dropped the pages |
+//! | the byte budget is reached while running, or the disk is full | appends wait, so acknowledgements are withheld; nothing is dropped |
 
+pub mod disk; // the calls that may fail while running
 pub mod entry; // one message as it is kept
+mod examine; // what the files hold, and what is wrong with them
 mod group; // the unit of writing: header, checksum, entries
-pub mod reader;
-mod segment; // the files: listing, checking, mending, trimming
-mod writer; // the thread that writes // messages from a position on
+pub mod hold;
+pub mod reader; // messages from a position on
+mod repair; // torn tails, quarantine, gaps
+pub mod segment; // the files: listing, growing, trimming
+mod writer; // the thread that writes // consumers, and what they still need
 
+use crate::journal::disk::{Disk, RealDisk, sync_directory};
 use crate::journal::entry::Entry;
+use crate::journal::group::Tag;
+use crate::journal::hold::Hold;
 use crate::journal::reader::Reader;
-use crate::journal::segment::Segments;
-use crate::journal::writer::{Pending, Queue, Shared};
+use crate::journal::segment::{Opening, Segments};
+use crate::journal::writer::{Pending, Shared};
 use crate::types::epoch::ChainId;
 use crate::types::error::{Error, Result};
-use crate::types::position::Position;
+use crate::types::position::{Position, Span};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What differs between journals. Bounds in bytes.
@@ -44,8 +52,23 @@ pub struct JournalOptions {
     pub segment_bytes: u64,
     /// Messages waiting to be written. Reached: `try_append` says full.
     pub queue_bytes_max: usize,
-    /// Synced messages kept in memory for a reader that is close behind.
+    /// Written messages kept in memory for readers that are close behind.
     pub recent_bytes_max: usize,
+    pub sync: Sync,
+    /// What is damaged is moved aside when the journal is opened, and what it held is given up.
+    pub quarantine: bool,
+}
+
+/// When what was written is made safe from a power loss. Whatever the mode, a killed process loses nothing that was
+/// acknowledged, and an orderly end syncs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Every group, before it is acknowledged.
+    Group,
+    /// Acknowledged when written; synced when the oldest of it is so old.
+    Interval(Duration),
+    /// Acknowledged when written; the operating system decides.
+    None,
 }
 
 /// The smallest budget with which a trim can always make room: a trim deletes closed segments only.
@@ -65,17 +88,28 @@ impl JournalOptions {
             segment_bytes: (bytes_max / 4).min(SEGMENT_BYTES_MAX),
             queue_bytes_max: memory_bytes / 4 * 3,
             recent_bytes_max: memory_bytes / 4,
+            sync: Sync::Group,
+            quarantine: false,
         }
     }
 }
 
-/// What is durable, as it changes.
+/// How far the journal is, as it changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durable {
-    /// Everything below is on the disk.
+    /// Everything below is written, and acknowledged; with `Sync::Group` it is on the disk.
     pub to: Position,
+    /// Everything below is on the disk.
+    pub synced: Position,
     /// Writing has failed; nothing more will become durable.
     pub failed: Option<Arc<str>>,
+}
+
+/// Why appends wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    Budget,
+    Disk,
 }
 
 /// An open journal. Dropping it stops the writer after what is queued, unless the budget is reached.
@@ -89,7 +123,7 @@ pub struct Journal {
 
 /// The queue in front of the writer is full; the message is handed back.
 #[derive(Debug)]
-pub struct Full(pub Entry);
+pub struct QueueFull(pub Entry);
 
 /// Called once, on the writer's thread, when the message is durable. Must not block.
 pub type OnDurable = Box<dyn FnOnce() + Send>;
@@ -108,19 +142,32 @@ pub fn bound_chain(dir: &Path) -> Result<Option<ChainId>> {
 }
 
 impl Journal {
-    /// Opens or creates the journal of `chain`, checking every group. `begin` is where a new one starts. Blocks: reads all
-    /// there is.
+    /// Opens or creates the journal of `chain`, checking every group. `begin`: everything below is applied; where a new one
+    /// starts. Blocks: reads all there is.
     pub fn open(dir: &Path, chain: &ChainId, begin: Position, options: JournalOptions) -> Result<Journal> {
-        std::fs::create_dir_all(dir).map_err(|e| failed(dir, "cannot be made", e))?;
+        Journal::open_on(Arc::new(RealDisk), dir, chain, begin, options)
+    }
+
+    /// On a disk that may fail on command.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        chain: &ChainId,
+        begin: Position,
+        options: JournalOptions,
+    ) -> Result<Journal> {
+        make_directory(dir).map_err(|e| failed(dir, "cannot be made", e))?;
         let lock = lock(dir)?;
         bind(dir, chain)?;
-        let segments = Segments::open(dir, begin)?;
-        let shared = Arc::new(Shared::new(dir, segments, options));
+        let tag = Tag::of(chain);
+        let segments = Segments::open(dir, Opening { begin, tag, quarantine: options.quarantine }, &*disk)?;
+        let shared = Arc::new(Shared::new(dir, segments, tag, options, disk));
+        let file = writer::open_last(&shared)?;
         let writer = {
             let shared = shared.clone();
             std::thread::Builder::new()
                 .name("journal".to_string())
-                .spawn(move || writer::run(&shared))
+                .spawn(move || writer::run(&shared, file))
                 .map_err(|e| failed(dir, "cannot start its thread", e))?
         };
         Ok(Journal { dir: dir.to_path_buf(), shared, writer: Some(writer), _lock: lock })
@@ -153,12 +200,32 @@ impl Journal {
         Reader::new(self.shared.clone(), position)
     }
 
-    /// Deletes the segments that lie below `position` entirely. Call with what is applied, never with less certain news.
-    pub fn trim(&self, position: Position) -> Result<()> {
-        let freed = self.shared.segments.lock().expect("no holder panics").trim(position);
-        self.shared.wake_writer();
-        freed.map(|_| ())
+    /// One more consumer: what lies at `from` and above stays until it says otherwise.
+    pub fn hold(&self, from: Position) -> Hold {
+        Hold::new(self.shared.clone(), from)
     }
+
+    /// Why appends wait now, if they do.
+    pub fn full(&self) -> Option<Full> {
+        *self.shared.full.lock().expect("no holder panics")
+    }
+
+    pub fn options(&self) -> &JournalOptions {
+        &self.shared.options
+    }
+}
+
+/// The messages in the files of a journal, whoever has it open. None: there is no journal.
+pub fn peek(dir: &Path) -> Result<Option<Span>> {
+    segment::peek(dir)
+}
+
+/// Gives up messages of a journal that nobody has open, from its end up to `to`: they were applied, or are lost, and their
+/// positions will not be given again. Returns what was skipped.
+pub fn skip(dir: &Path, chain: &ChainId, to: Position, why: &str) -> Result<Span> {
+    let _lock = lock(dir)?;
+    let opening = Opening { begin: to, tag: Tag::of(chain), quarantine: false };
+    Segments::open(dir, opening, &RealDisk)?.skip(to, why, &RealDisk)
 }
 
 impl Drop for Journal {
@@ -182,12 +249,12 @@ pub struct Appender {
 impl Appender {
     /// Queues a message without waiting. Its position is fixed now; `on_durable` is called when it is on the disk, after
     /// those of all earlier messages.
-    pub fn try_append(&self, entry: Entry, on_durable: Option<OnDurable>) -> Result<Position, Full> {
+    pub fn try_append(&self, entry: Entry, on_durable: Option<OnDurable>) -> Result<Position, QueueFull> {
         let mut queue = self.shared.queue.lock().expect("no holder panics");
         let bytes = entry.bytes();
         // An empty queue takes any message, so that one larger than the bound cannot stop the journal.
         if !queue.pending.is_empty() && queue.bytes + bytes > self.shared.options.queue_bytes_max {
-            return Err(Full(entry));
+            return Err(QueueFull(entry));
         }
         let position = queue.next;
         queue.next = Position(position.0 + 1);
@@ -198,7 +265,7 @@ impl Appender {
         Ok(position)
     }
 
-    /// Waits until half of the queue is free again: what to do after `Full`.
+    /// Waits until half of the queue is free again: what to do after `QueueFull`.
     pub async fn room(&self) {
         loop {
             let changed = self.shared.taken.notified();
@@ -220,22 +287,44 @@ impl Appender {
     }
 }
 
-impl Queue {
-    fn new(next: Position) -> Queue {
-        Queue { pending: Default::default(), bytes: 0, next, closed: false }
+/// The label of this journal's metrics: its source.
+fn component(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// With the names on the way to it durable: a sync of a file does not make its directory's own name durable.
+fn make_directory(dir: &Path) -> std::io::Result<()> {
+    if dir.exists() {
+        return Ok(());
     }
+    if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+        make_directory(parent)?;
+    }
+    std::fs::create_dir(dir).or_else(|e| if dir.is_dir() { Ok(()) } else { Err(e) })?;
+    sync_directory(dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("LOCK");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|e| failed(dir, "cannot be locked", e))?;
+    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    let mut file = file.map_err(|e| failed(dir, "cannot be locked", e))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::refused(
-            format!("the journal \"{}\" is open in another process", dir.display()),
-            "Stop the other process, or give this pipeline its own data_dir.",
-        )),
+        Ok(()) => {
+            let told = file.set_len(0).and_then(|()| writeln!(file, "pid {}", std::process::id()));
+            told.map_err(|e| failed(dir, "cannot be locked", e))?;
+            Ok(file)
+        }
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let holder = match file.read_to_string(&mut holder) {
+                Ok(_) if !holder.trim().is_empty() => holder.trim().to_string(),
+                Ok(_) | Err(_) => "it has not said which".to_string(),
+            };
+            Err(Error::refused(
+                format!("the journal \"{}\" is open in another process ({holder})", dir.display()),
+                "Stop the other process, or give this pipeline its own data_dir.",
+            ))
+        }
         Err(std::fs::TryLockError::Error(e)) => Err(failed(dir, "cannot be locked", e)),
     }
 }

@@ -1,7 +1,8 @@
 //! Messages from a position on: from memory while the reader is close behind the writer, else from the files.
 
 use crate::journal::entry::Entry;
-use crate::journal::segment::read_group;
+use crate::journal::examine::{Found, read_group};
+use crate::journal::segment::{self, Segment};
 use crate::journal::writer::Shared;
 use crate::journal::{failed, group};
 use crate::types::error::{Error, Result};
@@ -13,7 +14,8 @@ use std::io::{BufReader, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Reads forward; keeps its place in the file between calls. Only what is durable is read.
+/// Reads forward; keeps its place in the file between calls. Only what is durable is read. Readers share nothing but short
+/// locks: a slow one does not hold up another.
 pub struct Reader {
     shared: Arc<Shared>,
     next: Position,
@@ -41,15 +43,28 @@ impl Reader {
         self.next
     }
 
-    /// The next messages, in order and without holes, up to about `bytes_max` (at least one, if there is one) and
-    /// `entries_max`. Empty: nothing more is durable. Blocks when it has to read a file.
+    /// The next messages, in order and without holes between them, up to about `bytes_max` (at least one, if there is one)
+    /// and `entries_max`; the last one is just below `position`. Messages that were given up are passed over in front of
+    /// them. Empty: nothing more is durable. Blocks when it has to read a file.
     pub fn read(&mut self, bytes_max: usize, entries_max: usize) -> Result<Vec<Entry>> {
         let durable = self.shared.durable.borrow().to;
         let mut out = Vec::new();
         let mut bytes = 0;
         while self.next < durable && bytes < bytes_max && out.len() < entries_max {
             if self.left.is_empty() && !self.take_recent(&mut out, &mut bytes, bytes_max, entries_max) {
-                self.read_file()?;
+                let place = self.shared.segments.lock().expect("no holder panics").at(self.next);
+                match place {
+                    segment::Place::Segment(segment) => self.read_file(segment)?,
+                    segment::Place::Gap(_) if !out.is_empty() => break,
+                    segment::Place::Gap(to) => self.next = to,
+                    segment::Place::Nowhere => {
+                        return Err(Error::Failed(format!(
+                            "message {} is no longer in the journal \"{}\"",
+                            self.next,
+                            self.shared.dir.display()
+                        )));
+                    }
+                }
             }
             while let Some(entry) = self.left.front()
                 && (out.is_empty() || bytes + entry.bytes() <= bytes_max)
@@ -89,13 +104,12 @@ impl Reader {
     }
 
     /// The group that holds `next`, into `left`.
-    fn read_file(&mut self) -> Result<()> {
-        let segment = self.shared.segments.lock().expect("no holder panics").of(self.next).clone();
+    fn read_file(&mut self, segment: Segment) -> Result<()> {
         let mut place = match self.place.take() {
             Some(place) if place.path == segment.path && place.next <= self.next => place,
             _ => {
                 let file = File::open(&segment.path).map_err(|e| failed(&segment.path, "cannot be read", e))?;
-                Place { path: segment.path.clone(), file: BufReader::new(file), offset: 0, next: segment.first }
+                Place { path: segment.path.clone(), file: BufReader::new(file), offset: 0, next: segment.span.from }
             }
         };
         let mut body = Vec::new();
@@ -110,9 +124,13 @@ impl Reader {
             };
             // The writer may be behind us in this file with its next group: only whole, durable groups are in `bytes`.
             let left = segment.bytes.saturating_sub(place.offset);
-            let read = read_group(&mut place.file, left, &mut body);
-            let header = read.map_err(|e| failed(&segment.path, "cannot be read", e))?;
-            let header = header.filter(|h| h.first == place.next).ok_or_else(damaged)?;
+            let read = read_group(&mut place.file, left, self.shared.tag, &mut body);
+            let Found::Group(header) = read.map_err(|e| failed(&segment.path, "cannot be read", e))? else {
+                return Err(damaged());
+            };
+            if header.first != place.next {
+                return Err(damaged());
+            }
             if header.end() > self.next {
                 let entries = group::decode(&header, Bytes::from(std::mem::take(&mut body))).ok_or_else(damaged)?;
                 self.left = entries.into();

@@ -1,12 +1,14 @@
-//! The journal's files: `<first position, 20 digits>.segment`, each a run of groups, together a run without holes.
+//! The journal's files: `<first position, 20 digits>.segment`, each a run of groups, and `<from>-<to>.gap` for messages that
+//! were given up; together a run without holes.
 
-use crate::journal::failed;
-use crate::journal::group::{HEADER_BYTES, Header};
+use crate::journal::disk::{Disk, sync_directory};
+use crate::journal::examine::{Listed, examine};
+use crate::journal::group::{Header, Tag};
+use crate::journal::{failed, repair};
 use crate::types::error::{Error, Result};
-use crate::types::position::Position;
+use crate::types::position::{Position, Span};
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// What is on the disk. The last segment is the open one and is never deleted, so that the next position is never
@@ -15,52 +17,83 @@ use std::path::{Path, PathBuf};
 pub struct Segments {
     dir: PathBuf,
     list: VecDeque<Segment>,
-    end: Position,
+    gaps: VecDeque<Gap>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Segment {
-    pub first: Position,
+    pub span: Span,
     pub path: PathBuf,
     pub bytes: u64,
 }
 
+/// Messages that the journal no longer has: given up, or applied.
+#[derive(Clone, Debug)]
+pub struct Gap {
+    pub span: Span,
+    pub path: PathBuf,
+}
+
+/// Where a position lies.
+pub enum Place {
+    Segment(Segment),
+    /// Nothing up to here.
+    Gap(Position),
+    /// Below everything: trimmed, or never there.
+    Nowhere,
+}
+
+/// How a directory is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// Where a journal without segments begins, and what is read on from in one that has some: a message below is applied,
+    /// so that it cannot be missed.
+    pub begin: Position,
+    pub tag: Tag,
+    /// Damage is moved aside and what it held is given up.
+    pub quarantine: bool,
+}
+
 impl Segments {
-    /// Lists and checks everything; mends a torn tail. A directory without segments gets one that starts at `begin`.
-    pub fn open(dir: &Path, begin: Position) -> Result<Segments> {
-        let mut segments = Segments { dir: dir.to_path_buf(), list: list(dir)?, end: begin };
-        let Some(oldest) = segments.list.front() else {
-            segments.create()?;
-            return Ok(segments);
-        };
-        let mut expected = oldest.first;
-        let count = segments.list.len();
-        for (index, segment) in segments.list.iter_mut().enumerate() {
-            if segment.first != expected {
-                return Err(Error::refused(
-                    format!(
-                        "the journal \"{}\" has no messages from {expected} to {}: the segment before \"{}\" is missing \
-                         or was cut short",
-                        dir.display(),
-                        segment.first,
-                        name(&segment.path)
-                    ),
-                    "Restore the missing segment. Nothing was deleted.",
-                ));
+    /// Lists and checks everything; mends a torn tail, and with `quarantine` the rest. A directory without segments gets
+    /// one that starts at `begin`.
+    pub fn open(dir: &Path, opening: Opening, disk: &dyn Disk) -> Result<Segments> {
+        let mut listed = Listed::read(dir)?;
+        let mut findings = examine(&listed, opening.begin, opening.tag)?;
+        if !findings.is_sound() {
+            repair::repair(dir, &listed, &findings, &opening)?;
+            listed = Listed::read(dir)?;
+            findings = examine(&listed, opening.begin, opening.tag)?;
+            if !findings.is_sound() {
+                // A fault of ours; no message may be taken on top of it.
+                return Err(Error::Failed(format!(
+                    "the journal \"{}\" could not be mended: {findings:?}",
+                    dir.display()
+                )));
             }
-            expected = check(segment, expected, index + 1 == count)?;
         }
-        segments.end = expected;
+        let list: VecDeque<Segment> = findings.into_segments(&listed).into();
+        for segment in &list {
+            // A killed process may have left groups that are read here and are not on the disk yet. Costs nothing if they are.
+            let synced = File::open(&segment.path).and_then(|file| file.sync_all());
+            synced.map_err(|e| failed(&segment.path, "cannot reach the disk", e))?;
+        }
+        let mut segments = Segments { dir: dir.to_path_buf(), list, gaps: listed.gaps.into() };
+        if segments.list.is_empty() {
+            let end = segments.gaps.back().map_or(opening.begin, |gap| gap.span.to);
+            segments.create(end, disk).map_err(|e| failed(dir, "cannot be begun", e))?;
+        }
         Ok(segments)
     }
 
     pub fn begin(&self) -> Position {
-        self.list.front().expect("there is always a segment").first
+        let first = self.list.front().expect("there is always a segment").span.from;
+        self.gaps.front().map_or(first, |gap| gap.span.from.min(first))
     }
 
     /// The next position to be written.
     pub fn end(&self) -> Position {
-        self.end
+        self.last().span.to
     }
 
     pub fn bytes(&self) -> u64 {
@@ -72,145 +105,123 @@ impl Segments {
     }
 
     /// The segment that holds `position`, or will.
-    pub fn of(&self, position: Position) -> &Segment {
-        let after = self.list.partition_point(|s| s.first <= position);
-        &self.list[after.saturating_sub(1)]
+    pub fn at(&self, position: Position) -> Place {
+        let after = self.list.partition_point(|s| s.span.from <= position);
+        if let Some(segment) = after.checked_sub(1).map(|i| &self.list[i])
+            && (position < segment.span.to || after == self.list.len())
+        {
+            return Place::Segment(segment.clone());
+        }
+        let gap = self.gaps.iter().find(|g| g.span.from <= position && position < g.span.to);
+        gap.map_or(Place::Nowhere, |gap| Place::Gap(gap.span.to))
     }
 
     /// A new, empty segment at the end; its name is durable when this returns.
-    pub fn create(&mut self) -> Result<()> {
-        let path = self.dir.join(format!("{:020}.segment", self.end.0));
-        File::create_new(&path).map_err(|e| failed(&path, "cannot be made", e))?;
+    pub fn create(&mut self, first: Position, disk: &dyn Disk) -> std::io::Result<File> {
+        let path = self.dir.join(segment_name(first));
+        let file = disk.create(&path)?;
         sync_directory(&self.dir)?;
-        self.list.push_back(Segment { first: self.end, path, bytes: 0 });
-        Ok(())
+        self.list.push_back(Segment { span: Span::new(first, first), path, bytes: 0 });
+        Ok(file)
     }
 
-    /// A group was written and synced to the last segment.
+    /// Messages up to `to` will never be written: the next one gets that position.
+    pub fn skip(&mut self, to: Position, why: &str, disk: &dyn Disk) -> Result<Span> {
+        let span = Span::new(self.end(), to);
+        let gap = write_gap(&self.dir, span, why)?;
+        if self.gaps.back().is_none_or(|last| last.span != span) {
+            self.gaps.push_back(gap);
+        }
+        if self.last().span.is_empty() {
+            // Its name would say that it holds the gap.
+            let empty = self.list.pop_back().expect("there is always a segment");
+            std::fs::remove_file(&empty.path).map_err(|e| failed(&empty.path, "cannot be deleted", e))?;
+        }
+        self.create(to, disk).map_err(|e| failed(&self.dir, "cannot be begun", e))?;
+        Ok(span)
+    }
+
+    /// A group was written to the last segment.
     pub fn grown(&mut self, header: &Header) {
-        self.end = header.end();
-        self.list.back_mut().expect("there is always a segment").bytes += header.bytes();
+        let last = self.list.back_mut().expect("there is always a segment");
+        assert!(last.span.to == header.first, "positions are dense: {} after {}", header.first, last.span);
+        last.span.to = header.end();
+        last.bytes += header.bytes();
     }
 
-    /// Deletes segments whose every message lies below `position`. Returns the bytes freed.
+    /// Deletes segments whose every message lies below `position`, oldest first. Returns the bytes freed.
     pub fn trim(&mut self, position: Position) -> Result<u64> {
         let mut freed = 0;
-        while let [segment, next, ..] = self.list.make_contiguous()
-            && next.first <= position
-        {
-            std::fs::remove_file(&segment.path).map_err(|e| failed(&segment.path, "cannot be deleted", e))?;
-            freed += segment.bytes;
-            self.list.pop_front();
-        }
-        // Deletes need no sync: a segment that comes back after a power cut is trimmed again.
-        Ok(freed)
-    }
-}
-
-fn list(dir: &Path) -> Result<VecDeque<Segment>> {
-    let mut list = Vec::new();
-    let unlisted = |e| failed(dir, "cannot be listed", e);
-    for entry in std::fs::read_dir(dir).map_err(unlisted)? {
-        let entry = entry.map_err(unlisted)?;
-        let Some(first) = segment_name(&entry.file_name().to_string_lossy()) else { continue };
-        let bytes = entry.metadata().map_err(unlisted)?.len();
-        list.push(Segment { first, path: entry.path(), bytes });
-    }
-    list.sort_by_key(|s| s.first);
-    Ok(list.into())
-}
-
-fn segment_name(name: &str) -> Option<Position> {
-    let digits = name.strip_suffix(".segment")?;
-    (digits.len() == 20).then_some(())?;
-    digits.parse().ok().map(Position)
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// Walks the groups of one segment and returns the position after its last message.
-fn check(segment: &mut Segment, mut expected: Position, is_last: bool) -> Result<Position> {
-    let unreadable = |e| failed(&segment.path, "cannot be read", e);
-    let mut file = BufReader::with_capacity(1 << 20, File::open(&segment.path).map_err(unreadable)?);
-    let mut offset = 0;
-    let mut body = Vec::new();
-    while offset < segment.bytes {
-        match read_group(&mut file, segment.bytes - offset, &mut body).map_err(unreadable)? {
-            Some(header) if header.first == expected => {
-                offset += header.bytes();
-                expected = header.end();
-            }
-            _ if is_last && !has_group_after(&segment.path, offset, expected).map_err(unreadable)? => {
-                cut_tail(segment, offset)?;
-                break;
-            }
-            _ => {
-                return Err(Error::refused(
-                    format!(
-                        "the journal segment \"{}\" is damaged at byte {offset}, at message {expected}",
-                        segment.path.display()
-                    ),
-                    "Its messages were acknowledged and may not be in any table. Restore the file, or move the journal's \
-                     directory away to give them up. Nothing was deleted.",
-                ));
+        loop {
+            let gap = self.gaps.front().filter(|g| g.span.to <= position).cloned();
+            let segment = self.list.front().filter(|s| s.span.to <= position && self.list.len() > 1).cloned();
+            let from = |span: &Span| span.from;
+            let gap_is_older = match (&gap, &segment) {
+                (None, None) => return Ok(freed),
+                (gap, segment) => {
+                    let (gap, segment) = (gap.as_ref().map(|g| from(&g.span)), segment.as_ref().map(|s| from(&s.span)));
+                    segment.is_none_or(|s| gap.is_some_and(|g| g < s))
+                }
+            };
+            // Deletes need no sync: what comes back after a power cut is trimmed again.
+            if let Some(gap) = gap.filter(|_| gap_is_older) {
+                std::fs::remove_file(&gap.path).map_err(|e| failed(&gap.path, "cannot be deleted", e))?;
+                self.gaps.pop_front();
+            } else if let Some(segment) = segment {
+                std::fs::remove_file(&segment.path).map_err(|e| failed(&segment.path, "cannot be deleted", e))?;
+                freed += segment.bytes;
+                self.list.pop_front();
             }
         }
     }
-    Ok(expected)
 }
 
-/// The next group, its body in `body`. `None`: what is here is not a whole group.
-pub fn read_group(file: &mut impl Read, left: u64, body: &mut Vec<u8>) -> std::io::Result<Option<Header>> {
-    if left < HEADER_BYTES as u64 {
-        return Ok(None);
-    }
-    let mut head = [0; HEADER_BYTES];
-    file.read_exact(&mut head)?;
-    let Some(header) = Header::parse(&head) else { return Ok(None) };
-    if header.bytes() > left {
-        return Ok(None);
-    }
-    body.resize(header.body_bytes as usize, 0);
-    file.read_exact(body)?;
-    Ok(header.fits(&head, body).then_some(header))
+pub fn segment_name(first: Position) -> String {
+    format!("{:020}.segment", first.0)
 }
 
-/// Is there a sound group behind the bad one? Then the bad one is damage and not the torn end of the last write: a group is
-/// synced before the next is begun, so at most the last one can be torn.
-fn has_group_after(path: &Path, offset: u64, expected: Position) -> std::io::Result<bool> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(offset))?;
-    let mut rest = Vec::new();
-    file.read_to_end(&mut rest)?;
-    for at in 1..rest.len().saturating_sub(HEADER_BYTES) {
-        let Some(head) = rest[at..].first_chunk::<HEADER_BYTES>() else { break };
-        let Some(header) = Header::parse(head) else { continue };
-        let body = rest.get(at + HEADER_BYTES..at + header.bytes() as usize);
-        // Only groups of this journal count: a payload may hold any bytes, a copy of a journal too.
-        if header.first > expected && body.is_some_and(|body| header.fits(head, body)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn cut_tail(segment: &mut Segment, offset: u64) -> Result<()> {
-    let cut = || -> std::io::Result<()> {
-        let file = OpenOptions::new().write(true).open(&segment.path)?;
-        file.set_len(offset)?;
-        file.sync_all()
+/// Durable when this returns. The name says it all; the text is for people.
+pub fn write_gap(dir: &Path, span: Span, why: &str) -> Result<Gap> {
+    let path = dir.join(format!("{:020}-{:020}.gap", span.from.0, span.to.0));
+    let write = || -> std::io::Result<()> {
+        std::fs::write(&path, format!("messages {} were given up: {why}\n", people(span)))?;
+        File::open(&path)?.sync_all()?;
+        sync_directory(dir)
     };
-    cut().map_err(|e| failed(&segment.path, "cannot be mended", e))?;
-    tracing::warn!(
-        segment = %segment.path.display(), bytes = segment.bytes - offset,
-        "the journal ended in a write that was cut off; it was never acknowledged and is dropped"
-    );
-    segment.bytes = offset;
-    Ok(())
+    write().map_err(|e| failed(&path, "cannot be written", e))?;
+    Ok(Gap { span, path })
 }
 
-fn sync_directory(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed(dir, "cannot reach the disk", e))
+/// "57 to 62": the first and the last, as people count.
+pub fn people(span: Span) -> String {
+    match span.to.0.saturating_sub(span.from.0) {
+        0 | 1 => span.from.to_string(),
+        _ => format!("{} to {}", span.from, span.to.0 - 1),
+    }
+}
+
+/// The positions that the files of a journal name, without opening or checking it. None: there are none.
+pub fn peek(dir: &Path) -> Result<Option<Span>> {
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let listed = Listed::read(dir)?;
+    let Some(last) = listed.segments.last() else { return Ok(None) };
+    let unreadable = |e| failed(&last.path, "cannot be read", e);
+    let file = File::open(&last.path).map_err(unreadable)?;
+    let end = crate::journal::examine::walk_headers(file, last.first).map_err(unreadable)?;
+    let first = listed.segments.first().map_or(end, |s| s.first);
+    Ok(Some(Span::new(first.min(end), end)))
+}
+
+pub fn refused_damage(what: String, dir: &Path, lost: &str) -> Error {
+    Error::refused(
+        what,
+        format!(
+            "Its messages were acknowledged and may not be in any table. Restore the file from a copy; or start once with \
+             --quarantine-journal: {lost} given up, everything else is kept, and what is damaged is moved to \"{}\". \
+             Nothing was changed.",
+            dir.join(repair::QUARANTINE).display()
+        ),
+    )
 }

@@ -14,6 +14,10 @@ static INSTALLING: Mutex<()> = Mutex::new(());
 /// Seconds: from a fast point query to a full scan of a lake.
 const SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
+/// From a lonely message to the largest group of the journal.
+const GROUP_BYTES: [f64; 6] = [256.0, 4_096.0, 65_536.0, 262_144.0, 1_048_576.0, 16_777_216.0];
+const GROUP_MESSAGES: [f64; 6] = [1.0, 10.0, 100.0, 1_000.0, 4_000.0, 8_192.0];
+
 #[derive(Clone, Copy)]
 enum Kind {
     Counter,
@@ -30,8 +34,20 @@ const MEANINGS: &[(Kind, &str, &str)] = &[
     (Counter, "pipe_source_bytes_total", "Bytes taken from the wire."),
     (Counter, "pipe_source_reconnects_total", "Times the source connected again."),
     (Counter, "pipe_mqtt_dropped_messages_total", "MQTT messages that could not be kept; QoS 0 cannot be paused."),
+    (
+        Counter,
+        "pipe_mqtt_sessions_lost_total",
+        "Times the broker did not know our session any more; messages may be lost.",
+    ),
     (Gauge, "pipe_journal_bytes", "Bytes in the journal that are not trimmed yet."),
+    (Gauge, "pipe_journal_bytes_max", "What the journal may take; reached, acknowledgements wait."),
+    (Gauge, "pipe_journal_full", "1 while acknowledgements wait because the journal or its disk is full, else 0."),
+    (Gauge, "pipe_journal_unapplied_messages", "Messages acknowledged and not yet in an applied epoch."),
+    (Gauge, "pipe_journal_oldest_unapplied_seconds", "Since the oldest of them was received; 0 when there is none."),
+    (Counter, "pipe_journal_lost_messages_total", "Messages of a damaged journal that were given up."),
     (Histogram, "pipe_journal_sync_seconds", "Time of one sync of the journal."),
+    (Histogram, "pipe_journal_group_bytes", "Bytes the journal writes at once."),
+    (Histogram, "pipe_journal_group_messages", "Messages the journal writes at once."),
     (Counter, "pipe_messages_received_total", "Messages handed to a slot = decoded + rejected + dropped."),
     (Counter, "pipe_messages_decoded_total", "Messages parsed, even into no rows."),
     (Counter, "pipe_messages_rejected_total", "Messages in the dead-letter table."),
@@ -72,6 +88,8 @@ pub fn install(pipeline: &str) -> Result<PrometheusHandle> {
     let recorder = PrometheusBuilder::new()
         .add_global_label("pipeline", pipeline)
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+        .and_then(|b| b.set_buckets_for_metric(Matcher::Full("pipe_journal_group_bytes".into()), &GROUP_BYTES))
+        .and_then(|b| b.set_buckets_for_metric(Matcher::Full("pipe_journal_group_messages".into()), &GROUP_MESSAGES))
         .map_err(|e| failed(&e))?
         .build_recorder();
     let handle = recorder.handle();

@@ -93,7 +93,7 @@ pub struct SourceStatus {
     pub messages_in: AtomicU64,
     pub bytes_in: AtomicU64,
     pub reconnects: AtomicU64,
-    /// The last thing that went wrong, for people; empty when connected.
+    /// What is wrong, for people: why it is not connected, or what holds it up while it is. Empty when all is well.
     pub trouble: std::sync::Mutex<String>,
 }
 
@@ -101,6 +101,11 @@ impl SourceStatus {
     pub fn up(&self) {
         self.connected.store(true, Ordering::Relaxed);
         self.trouble.lock().expect("no holder panics").clear();
+    }
+
+    /// Connected or not, something holds it up.
+    pub fn held_up(&self, why: impl Into<String>) {
+        *self.trouble.lock().expect("no holder panics") = why.into();
     }
 
     pub fn down(&self, why: impl Into<String>) {
@@ -133,6 +138,8 @@ pub struct OpenContext {
     pub chain: ChainId,
     /// Bytes that queues of the client library may hold: this source's share of the in-flight budget.
     pub queue_bytes: u64,
+    /// A damaged journal may be mended at the price of the messages that cannot be read.
+    pub quarantine_journal: bool,
 }
 
 /// A connector of this build: how its section is checked (pure), described and opened. One static per folder; adding it

@@ -111,7 +111,12 @@ struct Running {
 fn run(url: &str, data_dir: &Path, more: &str, from: u64) -> Running {
     let text = format!("url = \"{url}\"\ntopics = [\"fleet/+/kinematic\"]\nclient_id = \"pipe\"\n{more}");
     let section = Section::from_text("mqtt", "fleet", &text).expect("it is TOML");
-    let context = OpenContext { data_dir: data_dir.into(), chain: ChainId("chain-1".into()), queue_bytes: 1 << 20 };
+    let context = OpenContext {
+        data_dir: data_dir.into(),
+        chain: ChainId("chain-1".into()),
+        queue_bytes: 1 << 20,
+        quarantine_journal: false,
+    };
     let source = Box::new(MqttSource::open(&section, &context).expect("it opens"));
     let (to_slot, taken) = mpsc::channel(4);
     let (applied, applied_receiver) = watch::channel(Applied::default());

@@ -75,7 +75,7 @@ impl Broker {
 fn source(brokers: &str, topics: &str, more: &str) -> KafkaSource {
     let text = format!("brokers = ['{brokers}']\ntopics = {topics}\n{more}");
     let section = Section::from_text("kafka", "k", &text).expect("TOML");
-    let context = OpenContext { data_dir: "".into(), chain: ChainId(String::new()), queue_bytes: 1 << 20 };
+    let context = OpenContext { data_dir: "".into(), chain: ChainId(String::new()), queue_bytes: 1 << 20, quarantine_journal: false };
     KafkaSource::open(&section, &context).expect("a good section")
 }
 

@@ -125,7 +125,12 @@ impl Client {
             }
             Client::V5(_, client) => {
                 let qos = if qos == 0 { v5::mqttbytes::QoS::AtMostOnce } else { v5::mqttbytes::QoS::AtLeastOnce };
-                let filters = filters.iter().map(|f| packets5::Filter::new(f.clone(), qos));
+                let filters = filters.iter().map(|f| {
+                    let mut filter = packets5::Filter::new(f.clone(), qos);
+                    // Retained messages once, not again after every connect.
+                    filter.retain_forward_rule = packets5::RetainForwardRule::OnNewSubscribe;
+                    filter
+                });
                 client.try_subscribe_many(filters).map_err(|e| e.to_string())
             }
         };

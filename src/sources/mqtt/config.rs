@@ -4,10 +4,11 @@ use crate::config::schema;
 use crate::config::section::Section;
 use crate::config::spec::Connector;
 use crate::config::value::{FilePath, Period, Secret, Size};
-use crate::journal::JOURNAL_BYTES_MIN;
+use crate::journal::{JOURNAL_BYTES_MIN, Sync};
 use crate::types::fault::Fault;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::time::Duration;
 
 pub const CONNECTOR: Connector = Connector {
     kind: "mqtt",
@@ -55,6 +56,16 @@ pub struct MqttConfig {
     pub session_expiry: Period,
     /// Disk the journal may take. Reached: acknowledgements wait, and the broker keeps what comes.
     pub journal_bytes_max: Size,
+    /// When the journal is synced to the disk. `group`: every group of messages, before it is acknowledged; neither a killed
+    /// process nor a power loss loses an acknowledged message. `interval`: messages are acknowledged when the operating
+    /// system has them, and synced every `sync_interval`; a killed process loses nothing, a power loss (or a crash of the
+    /// operating system) loses what was acknowledged in the last `sync_interval` and not applied yet. `none`: acknowledged
+    /// when the operating system has them, which decides alone when they reach the disk (Linux: within about 30 s), at the
+    /// latest when a segment is full; a killed process loses nothing, a power loss loses what was acknowledged since and
+    /// not applied yet. Whatever the mode, an orderly end syncs.
+    pub sync: SyncMode,
+    /// With `sync = "interval"`: how old an acknowledged message may get before it is on the disk, from 10ms to 10s.
+    pub sync_interval: Period,
     /// What to do when the journal is gone or shorter than the records say: `refuse`, or `begin` a new one and give up
     /// what it held.
     pub journal_lost: JournalLost,
@@ -66,6 +77,15 @@ pub enum JournalLost {
     #[default]
     Refuse,
     Begin,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncMode {
+    #[default]
+    Group,
+    Interval,
+    None,
 }
 
 impl Default for MqttConfig {
@@ -89,6 +109,8 @@ impl Default for MqttConfig {
             clean_session: false,
             session_expiry: Period::seconds(24 * 3600),
             journal_bytes_max: Size::mib(1024),
+            sync: SyncMode::Group,
+            sync_interval: Period(Duration::from_millis(200)),
             journal_lost: JournalLost::Refuse,
         }
     }
@@ -110,6 +132,9 @@ pub const RECEIVE_MAXIMUM: u16 = 500;
 const PACKET_BYTES_MAX: u64 = 268_435_455;
 /// The client library refuses to ping more often.
 const KEEP_ALIVE_SECONDS_MIN: u64 = 5;
+/// Shorter is as slow as `group` and safer to write as that; longer is as good as `none`.
+const SYNC_INTERVAL_MIN: Duration = Duration::from_millis(10);
+const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 impl MqttConfig {
     /// Call after `validate`.
@@ -124,6 +149,14 @@ impl MqttConfig {
             _ => topic.clone(),
         };
         self.topics.iter().map(shared).collect()
+    }
+
+    pub fn sync(&self) -> Sync {
+        match self.sync {
+            SyncMode::Group => Sync::Group,
+            SyncMode::Interval => Sync::Interval(self.sync_interval.0),
+            SyncMode::None => Sync::None,
+        }
     }
 
     /// One session per connection.
@@ -191,6 +224,12 @@ pub fn validate(section: &Section) -> Result<MqttConfig, Vec<Fault>> {
     if config.journal_bytes_max.0 < JOURNAL_BYTES_MIN {
         let hint = "At least 16MiB, so that there is always a part that can be freed.";
         fault("journal_bytes_max", format!("{} is too small for a journal", config.journal_bytes_max), hint);
+    }
+    if config.sync != SyncMode::Interval && section.has("sync_interval") {
+        let hint = "Write sync = \"interval\", or leave it out.";
+        fault("sync_interval", "\"sync_interval\" is given, but \"sync\" is not \"interval\"".into(), hint);
+    } else if !(SYNC_INTERVAL_MIN..=SYNC_INTERVAL_MAX).contains(&config.sync_interval.0) {
+        fault("sync_interval", format!("{} cannot be a sync interval", config.sync_interval), "From 10ms to 10s.");
     }
     tls(&config, &mut fault);
     share(&config, &mut fault);
@@ -364,6 +403,9 @@ mod tests {
         check(&["packet_bytes_max = \"1GiB\""], &["a packet cannot have 1073741824 bytes"]);
         check(&["keep_alive = \"1s\""], &["1s cannot be a keep-alive"]);
         check(&["journal_bytes_max = \"1MiB\""], &["1MiB is too small for a journal"]);
+        check(&["sync_interval = \"1s\""], &["\"sync_interval\" is given, but \"sync\" is not \"interval\""]);
+        check(&["sync = \"interval\"", "sync_interval = \"1ms\""], &["1ms cannot be a sync interval"]);
+        check(&["sync = \"interval\"", "sync_interval = \"1m\""], &["1m cannot be a sync interval"]);
         check(&["ca = \"ca.pem\""], &["\"ca\" is given, but the connection does not use TLS"]);
         let tls = "url = \"mqtts://host\"";
         check(&[tls, "cert = \"c.pem\""], &["\"cert\" stands without \"key\""]);
@@ -383,6 +425,8 @@ mod tests {
         check(&["topics = [\"#\"]"], &[]);
         check(&["topics = [\"+\", \"$SYS/#\", \"/leading\", \"with space/ä\"]"], &[]);
         check(&["connections = 2", "topics = [\"$share/g/a/#\"]"], &[]);
+        check(&["sync = \"interval\"", "sync_interval = \"50ms\""], &[]);
+        check(&["sync = \"none\""], &[]);
         let read = |text: &str| {
             let section = Section::from_text("mqtt", "fleet", &format!("{GOOD}{text}")).expect("it is TOML");
             validate(&section).expect("no faults")

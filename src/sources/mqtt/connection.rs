@@ -6,7 +6,7 @@
 
 use crate::env::clock::Clock;
 use crate::journal::entry::Entry;
-use crate::journal::{Appender, Full, OnDurable};
+use crate::journal::{Appender, OnDurable, QueueFull};
 use crate::sources::SourceStatus;
 use crate::sources::mqtt::client::{Client, Incoming, Options, Received};
 use rand::Rng;
@@ -32,6 +32,16 @@ pub struct Common {
     /// Sessions that are subscribed; the source is up when all are.
     pub up: AtomicUsize,
     pub sessions: usize,
+    /// Something was received under these client ids before this start.
+    pub was_here: bool,
+}
+
+/// What lasts from one connection of a session to the next.
+struct Session {
+    /// The broker should know the session.
+    was_here: bool,
+    /// This process has subscribed in it, with the filters it has.
+    is_subscribed: bool,
 }
 
 /// Why a connection ended.
@@ -44,12 +54,13 @@ enum Ended {
 /// Runs until `stop`. What a retry can mend is retried, with growing pauses.
 pub async fn run(common: &Common, options: &Options) {
     let mut backoff = Backoff::default();
+    let mut session = Session { was_here: common.was_here, is_subscribed: false };
     loop {
         tokio::select! {
             () = common.appender.room() => {}
             () = common.stop.cancelled() => return,
         }
-        let why = match Connection::new(common, options).run(&mut backoff).await {
+        let why = match Connection::new(common, options).run(&mut session, &mut backoff).await {
             Ended::Stopped => return,
             Ended::Lost(why) => why,
         };
@@ -90,7 +101,7 @@ impl<'a> Connection<'a> {
         Connection { common, options, client, unacknowledged: Arc::default(), is_up: false, dropped: 0 }
     }
 
-    async fn run(mut self, backoff: &mut Backoff) -> Ended {
+    async fn run(mut self, session: &mut Session, backoff: &mut Backoff) -> Ended {
         let stop = self.common.stop.clone();
         loop {
             let event = tokio::select! {
@@ -105,8 +116,11 @@ impl<'a> Connection<'a> {
                 Err(why) => return Ended::Lost(why),
             };
             let lost = match event {
-                Incoming::Connected { session_present } => self.connected(session_present),
-                Incoming::Subscribed(granted) => self.subscribed(&granted, backoff),
+                Incoming::Connected { session_present } => self.connected(session_present, session, backoff),
+                Incoming::Subscribed(granted) => self.subscribed(&granted).map(|()| {
+                    session.is_subscribed = true;
+                    self.is_ready(backoff);
+                }),
                 Incoming::Message(message) => {
                     if self.take(message) {
                         continue;
@@ -125,13 +139,29 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Subscribes every time: a broker may have forgotten the session, and subscribing again changes nothing.
-    fn connected(&mut self, session_present: bool) -> Result<(), String> {
-        tracing::info!(source = %self.common.name, client_id = %self.options.client_id, session_present, "connected to the MQTT broker");
+    /// Subscribes whenever the session may lack our filters, and not otherwise: MQTT 3.1.1 brokers send their retained
+    /// messages again for every subscription, known or not.
+    fn connected(&mut self, session_present: bool, session: &mut Session, backoff: &mut Backoff) -> Result<(), String> {
+        let Common { name, .. } = self.common;
+        tracing::info!(source = %name, client_id = %self.options.client_id, session_present, "connected to the MQTT broker");
+        if session.was_here && !session_present && !self.options.config.clean_session {
+            tracing::warn!(
+                source = %name, client_id = %self.options.client_id,
+                "the broker does not know our session any more (expired, or the broker lost it): what was published while \
+                 we were away, and what it had not sent yet, may be lost"
+            );
+            metrics::counter!("pipe_mqtt_sessions_lost_total", "component" => name.to_string()).increment(1);
+        }
+        session.was_here = true;
+        if session_present && session.is_subscribed {
+            self.is_ready(backoff);
+            return Ok(());
+        }
+        session.is_subscribed = false;
         self.client.subscribe(&self.options.filters, self.options.config.qos)
     }
 
-    fn subscribed(&mut self, granted: &[Result<u8, String>], backoff: &mut Backoff) -> Result<(), String> {
+    fn subscribed(&mut self, granted: &[Result<u8, String>]) -> Result<(), String> {
         for (filter, granted) in self.options.filters.iter().zip(granted) {
             match granted {
                 Err(why) => return Err(format!("the broker refuses the subscription to \"{filter}\": {why}")),
@@ -142,6 +172,10 @@ impl<'a> Connection<'a> {
                 Ok(_) => {}
             }
         }
+        Ok(())
+    }
+
+    fn is_ready(&mut self, backoff: &mut Backoff) {
         backoff.reset();
         if !self.is_up {
             self.is_up = true;
@@ -149,7 +183,6 @@ impl<'a> Connection<'a> {
                 self.common.status.up();
             }
         }
-        Ok(())
     }
 
     /// False: there is no room for it. This connection must take no later message either, or the order would change.
@@ -169,7 +202,9 @@ impl<'a> Connection<'a> {
             unacknowledged.less();
         });
         self.unacknowledged.count.fetch_add(1, Ordering::SeqCst);
-        let Err(Full(_)) = self.common.appender.try_append(self.entry(message), Some(on_durable)) else { return true };
+        let Err(QueueFull(_)) = self.common.appender.try_append(self.entry(message), Some(on_durable)) else {
+            return true;
+        };
         self.unacknowledged.less();
         false
     }

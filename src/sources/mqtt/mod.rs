@@ -6,23 +6,24 @@
 mod client; // MQTT 3.1.1 and 5 behind one face
 pub mod config;
 mod connection; // connect, subscribe, journal, acknowledge, again
+mod delivery; // journal -> slots
+mod upkeep; // trims what is applied, shows how the journal stands
 
 use crate::config::section::Section;
-use crate::journal::entry::Entry;
-use crate::journal::reader::Reader;
-use crate::journal::{self, Journal, JournalOptions};
+use crate::journal::disk::{Disk, RealDisk};
+use crate::journal::{self, Journal, JournalOptions, Sync};
 use crate::sources::mqtt::client::{Options, TlsFiles};
 use crate::sources::mqtt::config::{JournalLost, MqttConfig};
 use crate::sources::mqtt::connection::Common;
+use crate::sources::mqtt::delivery::Delivery;
+use crate::sources::mqtt::upkeep::Upkeep;
 use crate::sources::{Kind, OpenContext, Source, SourceContext};
 use crate::types::epoch::ChainId;
 use crate::types::error::{Error, Result};
-use crate::types::limit::{HANDOVER_BYTES_MAX, HANDOVER_MESSAGES_MAX};
-use crate::types::message::{Message, Messages};
-use crate::types::position::{PartitionId, Position, Span};
+use crate::types::position::Position;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 /// The one partition of the source, and its label in `_partition`.
 pub const PARTITION: &str = "journal";
@@ -39,6 +40,7 @@ pub struct MqttSource {
     chain: ChainId,
     journal_dir: PathBuf,
     journal_options: JournalOptions,
+    disk: Arc<dyn Disk>,
     /// One per connection.
     sessions: Vec<Options>,
 }
@@ -64,7 +66,12 @@ impl MqttSource {
             sessions: config.client_ids().into_iter().map(session).collect(),
             chain: context.chain.clone(),
             journal_dir: journal::directory(&context.data_dir, &section.name),
-            journal_options: JournalOptions::with_budget(config.journal_bytes_max.0, context.queue_bytes),
+            journal_options: JournalOptions {
+                sync: config.sync(),
+                quarantine: context.quarantine_journal,
+                ..JournalOptions::with_budget(config.journal_bytes_max.0, context.queue_bytes)
+            },
+            disk: Arc::new(RealDisk),
             config,
         })
     }
@@ -89,22 +96,42 @@ impl MqttSource {
                 "the journal is gone; a new one is begun and what the old one held is given up, as journal_lost says"
             );
         }
-        let journal = Journal::open(&self.journal_dir, &self.chain, begin, self.journal_options)?;
-        let (first, end) = (journal.begin(), journal.durable().borrow().to);
-        if (first..=end).contains(&begin) || start.is_none() {
+        let journal = self.open_as_is(begin)?;
+        let end = journal.durable().borrow().to;
+        if begin <= end {
             return Ok(journal);
         }
-        if begin > end && self.config.journal_lost == JournalLost::Begin {
+        if self.journal_options.sync != Sync::Group {
+            drop(journal);
+            return self.go_on_behind(begin);
+        }
+        if self.config.journal_lost == JournalLost::Begin {
             return self.begin_again(journal, begin);
         }
         Err(Error::refused(
             format!(
-                "the journal \"{}\" of source \"{}\" holds messages {first} to {end}, and the records read on at {begin}",
+                "the journal \"{}\" of source \"{}\" ends at message {end}, and the records read on at {begin}",
                 self.journal_dir.display(),
                 self.name
             ),
             LOST_HINT,
         ))
+    }
+
+    fn open_as_is(&self, begin: Position) -> Result<Journal> {
+        Journal::open_on(self.disk.clone(), &self.journal_dir, &self.chain, begin, self.journal_options)
+    }
+
+    /// Without a sync per group a power loss may take what was applied already. Its positions are not given again.
+    fn go_on_behind(&self, begin: Position) -> Result<Journal> {
+        let why = "they were applied, and a power loss took them before the disk had them";
+        let skipped = journal::skip(&self.journal_dir, &self.chain, begin, why)?;
+        tracing::error!(
+            source = %self.name, sync = ?self.journal_options.sync, from = skipped.from.0, to = skipped.to.0,
+            "the journal ends before what is applied: the end of it was not synced when the power went, and messages \
+             that came after may be lost, as sync says"
+        );
+        self.open_as_is(begin)
     }
 
     /// The journal ends before the record's position: its segments are of no use, and its numbers would be given twice.
@@ -120,7 +147,7 @@ impl MqttSource {
             source = %self.name, aside = %aside.display(), position = %begin,
             "the journal was shorter than the records say; it was moved aside and a new one begun, as journal_lost says"
         );
-        Journal::open(&self.journal_dir, &self.chain, begin, self.journal_options)
+        self.open_as_is(begin)
     }
 }
 
@@ -161,19 +188,27 @@ impl Source for MqttSource {
             clock: context.clock.clone(),
             up: AtomicUsize::new(0),
             sessions: source.sessions.len(),
+            // Who has a journal with something in it was here before, and the broker should remember.
+            was_here: journal.durable().borrow().to > Position(0),
         };
         let connections = futures::future::join_all(source.sessions.iter().map(|s| connection::run(&common, s)));
-        let delivery = Delivery { name: source.name.clone(), journal: journal.clone(), context: context.clone() };
+        let upkeep = Upkeep::new(source.name.clone(), journal.clone(), from, context.clone());
+        let delivery = Delivery {
+            name: source.name.clone(),
+            journal: journal.clone(),
+            context: context.clone(),
+            handed_over: upkeep.handed_over(),
+        };
         let connections = async { Ok(connections.await).map(drop) };
         let ended = tokio::select! {
             // Both end with `stop`; a failure of the one does not wait for the other.
             ended = async { tokio::try_join!(connections, delivery.run(from)).map(drop) } => ended,
-            trimmed = trim(&source.name, journal.clone(), context.clone()) => trimmed,
+            trimmed = upkeep.run() => trimmed,
             failed = failure(&journal) => Err(failed),
         };
         context.status.down("stopped");
         drop(common);
-        // Dropping the journal waits for its thread. The delivery's handle went with its future.
+        // Dropping the journal waits for its thread. The handles of delivery and upkeep went with their futures.
         blocking(move || {
             drop(journal);
             Ok(())
@@ -198,96 +233,6 @@ async fn failure(journal: &Journal) -> Error {
         Ok(why) => Error::Failed(why.as_deref().unwrap_or("the journal failed").to_string()),
         // It cannot fail any more: it is closed.
         Err(_) => std::future::pending().await,
-    }
-}
-
-/// Deletes what is applied. Ends only with an error.
-async fn trim(name: &Arc<str>, journal: Arc<Journal>, mut context: SourceContext) -> Result<()> {
-    let partition = PartitionId::new(name, PARTITION);
-    loop {
-        let applied = context.applied.borrow_and_update().get(&partition).copied();
-        if let Some(position) = applied {
-            let journal = journal.clone();
-            blocking(move || journal.trim(position)).await?;
-        }
-        if context.applied.changed().await.is_err() {
-            // Nobody will apply anything more: the engine is ending.
-            return std::future::pending().await;
-        }
-    }
-}
-
-/// Journal -> slots.
-struct Delivery {
-    name: Arc<str>,
-    journal: Arc<Journal>,
-    context: SourceContext,
-}
-
-impl Delivery {
-    /// Until `stop`, or the slots are gone.
-    async fn run(self, from: Position) -> Result<()> {
-        let partition = Arc::new(PartitionId::new(&self.name, PARTITION));
-        let label: Arc<str> = PARTITION.into();
-        let mut durable = self.journal.durable();
-        let mut reader = self.journal.reader(from);
-        let stop = self.context.stop.clone();
-        while !stop.is_cancelled() {
-            // Seen before reading: what becomes durable while we read is news afterwards.
-            let durable_to = durable.borrow_and_update().to;
-            let entries;
-            (reader, entries) = read(reader).await?;
-            let to = reader.position();
-            self.show_backlog(durable_to, to);
-            if entries.is_empty() {
-                tokio::select! {
-                    changed = durable.changed() => if changed.is_err() { return Ok(()) },
-                    () = stop.cancelled() => return Ok(()),
-                }
-                continue;
-            }
-            let from = Position(to.0 - entries.len() as u64);
-            let messages = Messages {
-                partition: partition.clone(),
-                partition_label: label.clone(),
-                span: Span::new(from, to),
-                items: entries.into_iter().zip(from.0..).map(|(entry, at)| message(entry, at)).collect(),
-                identity: None,
-            };
-            tokio::select! {
-                taken = self.context.intake.send(messages) => if !taken { return Ok(()) },
-                // Not handed over: the next start reads them from the journal again.
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-
-    fn show_backlog(&self, durable: Position, handed_over: Position) {
-        let waiting = durable.0.saturating_sub(handed_over.0);
-        self.context.status.lag_messages.store(waiting as i64, Ordering::Relaxed);
-        metrics::gauge!("pipe_journal_bytes", "component" => self.name.to_string()).set(self.journal.bytes() as f64);
-    }
-}
-
-/// Off the runtime's threads: the tail comes from memory, but a backlog comes from the disk.
-async fn read(mut reader: Reader) -> Result<(Reader, Vec<Entry>)> {
-    blocking(move || {
-        let entries = reader.read(HANDOVER_BYTES_MAX, HANDOVER_MESSAGES_MAX)?;
-        Ok((reader, entries))
-    })
-    .await
-}
-
-fn message(entry: Entry, position: u64) -> Message {
-    Message {
-        position: Position(position),
-        topic: Some(entry.topic),
-        key: None,
-        payload: Some(entry.payload),
-        headers: entry.headers,
-        timestamp_us: None,
-        received_at_us: entry.received_at_us,
     }
 }
 
