@@ -1,9 +1,10 @@
 //! The record chain: one durable record per epoch, and pure decisions over what is observed in the store.
 
-pub mod decide;
+pub mod decide; // what a start does, given what is in the store
 pub mod next; // from one record to the next
 pub mod place; // where records and state segments are kept
-pub mod record; // the one durable object per epoch // what a start does, given what is in the store
+pub mod record; // the one durable object per epoch
+pub mod retain; // what a clean-up deletes
 
 #[cfg(test)]
-mod testing;
+pub mod testing;

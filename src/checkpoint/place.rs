@@ -25,14 +25,28 @@ pub fn segment_path(view: &str, epoch: Epoch, slot: u32, attempt: &str) -> Strin
     format!("{STATE}/{}/{:020}-{slot}-{}.arrow", escape(view), epoch.0, escape(attempt))
 }
 
-/// The epoch a segment's path names. Clean-up deletes only paths that parse and that no retained record lists (I14).
-pub fn segment_epoch(path: &str) -> Option<Epoch> {
-    let file = path.strip_prefix(STATE)?.strip_prefix('/')?.strip_suffix(".arrow")?.rsplit_once('/')?.1;
-    let digits = file.split_once('-')?.0;
-    if digits.len() != 20 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+/// What a segment's path says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentName<'a> {
+    /// As it stands in the path.
+    pub view: &'a str,
+    pub epoch: Epoch,
+    pub slot: u32,
+    pub attempt: &'a str,
+}
+
+/// None: not the name of a segment. Clean-up deletes only what it understands (I14).
+pub fn segment_name(path: &str) -> Option<SegmentName<'_>> {
+    let (view, file) = path.strip_prefix(STATE)?.strip_prefix('/')?.split_once('/')?;
+    let mut parts = file.strip_suffix(".arrow")?.splitn(3, '-');
+    let (digits, slot, attempt) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_escaped =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-~".contains(&b));
+    if digits.len() != 20 || !is_number(digits) || !is_number(slot) || !is_escaped(view) || !is_escaped(attempt) {
         return None;
     }
-    digits.parse().ok().map(Epoch)
+    Some(SegmentName { view, epoch: Epoch(digits.parse().ok()?), slot: slot.parse().ok()?, attempt })
 }
 
 /// View names may be quoted identifiers with any character; object names may not. `~XX` because stores treat `%XX` in
@@ -82,11 +96,31 @@ mod tests {
     fn a_segment_of_any_view_has_a_plain_name() {
         let path = segment_path("speed_1m", Epoch(3), 1, "a-1");
         assert_eq!(path, "state/speed_1m/00000000000000000003-1-a-1.arrow");
-        assert_eq!(segment_epoch(&path), Some(Epoch(3)));
+        let name = SegmentName { view: "speed_1m", epoch: Epoch(3), slot: 1, attempt: "a-1" };
+        assert_eq!(segment_name(&path), Some(name));
         let odd = segment_path("a/b ~é", Epoch(3), 1, "x");
         assert_eq!(odd, "state/a~2Fb~20~7E~C3~A9/00000000000000000003-1-x.arrow");
-        assert_eq!(segment_epoch(&odd), Some(Epoch(3)));
+        assert_eq!(segment_name(&odd).map(|n| n.epoch), Some(Epoch(3)));
         assert_ne!(segment_path("a~20b", Epoch(1), 0, "x"), segment_path("a b", Epoch(1), 0, "x"));
-        assert_eq!(segment_epoch("state/speed_1m/notes.txt"), None);
+    }
+
+    #[test]
+    fn only_a_segments_own_name_parses() {
+        for path in [
+            "state/speed_1m/notes.txt",
+            "state/speed_1m/00000000000000000003-1-a.arrow.tmp",
+            "state/speed_1m/00000000000000000003-1.arrow",
+            "state/speed_1m/00000000000000000003-1-.arrow",
+            "state/speed_1m/00000000000000000003-x-a.arrow",
+            "state/speed_1m/00000000000000000003--a.arrow",
+            "state/speed_1m/3-1-a.arrow",
+            "state/speed_1m/18446744073709551616-1-a.arrow",
+            "state/speed_1m/old/00000000000000000003-1-a.arrow",
+            "state/00000000000000000003-1-a.arrow",
+            "state//00000000000000000003-1-a.arrow",
+            "records/speed_1m/00000000000000000003-1-a.arrow",
+        ] {
+            assert_eq!(segment_name(path), None, "{path}");
+        }
     }
 }

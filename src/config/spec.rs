@@ -155,6 +155,11 @@ impl JsonSchema for Slots {
 pub struct CheckpointSpec {
     /// Time between two checkpoints: how soon rows show in Delta tables, and how much is read again after a crash.
     pub interval: Period,
+    /// Records that are kept, the newest included; older ones are deleted, with the state segments that none of those
+    /// kept needs. At least 2. More: `pipe checkpoint` looks further back, at the price of more state in the location.
+    #[serde(deserialize_with = "retain")]
+    #[schemars(range(min = 2, max = 1_000_000))]
+    pub retain: usize,
     /// Directory or object-store URL of the records; default: inside data_dir. On an object store the pipeline can be
     /// started on another machine.
     pub location: Option<Address>,
@@ -164,7 +169,19 @@ pub struct CheckpointSpec {
 
 impl Default for CheckpointSpec {
     fn default() -> Self {
-        CheckpointSpec { interval: Period::seconds(10), location: None, options: Settings::default() }
+        CheckpointSpec { interval: Period::seconds(10), retain: 100, location: None, options: Settings::default() }
+    }
+}
+
+/// The newest record and the one before it always stay.
+const RETAIN_MIN: usize = 2;
+/// What `pipe checkpoint list` may still be asked to read.
+const RETAIN_MAX: usize = 1_000_000;
+
+fn retain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match usize::try_from(i64::deserialize(deserializer)?) {
+        Ok(records) if (RETAIN_MIN..=RETAIN_MAX).contains(&records) => Ok(records),
+        _ => Err(de::Error::custom(format!("must be a number of records from {RETAIN_MIN} to {RETAIN_MAX}"))),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::checkpoint::record::Record;
 use crate::codec::json::JsonOptions;
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, CheckpointStatus, Checkpointer};
+use crate::engine::cleanup::{Cleaner, Cleanup};
 use crate::engine::deliver::{Delivery, Tables};
 use crate::engine::ingest::Ingest;
 use crate::engine::lake::Lake;
@@ -57,6 +58,8 @@ pub struct Ground {
     pub author: Authorship,
     pub in_flight_bytes: u64,
     pub interval: Duration,
+    /// Records that clean-up leaves.
+    pub retain: usize,
     pub clock: Clock,
     pub offload: Offload,
 }
@@ -73,6 +76,7 @@ pub struct Parts {
     pub upserter: Option<(Upserter, mpsc::Receiver<Touched>)>,
     pub kv_ready: Arc<AtomicBool>,
     pub checkpointer: Checkpointer,
+    pub cleaner: Cleaner,
     /// Cancelled when all sources have let go: the next cut is the last.
     pub finish: CancellationToken,
     pub status: Arc<Mutex<CheckpointStatus>>,
@@ -174,6 +178,8 @@ pub async fn build(ground: Ground) -> Result<Parts> {
     let (applied, sources) = source_starts(ground.sources, &claim);
     let finish = CancellationToken::new();
     let open = tables.iter().map(|t| (t.key.clone(), t.table.clone())).collect();
+    let (heads, applied_heads) = watch::channel(claim.epoch);
+    let cleanup = Cleanup::new(chain.clone(), claim.chain.clone(), ground.retain, claim.epoch);
     let checkpointer = Checkpointer {
         plan,
         chain,
@@ -188,6 +194,7 @@ pub async fn build(ground: Ground) -> Result<Parts> {
         status: status.clone(),
         clock,
         offload: ground.offload,
+        heads,
         finish: finish.clone(),
     };
     Ok(Parts {
@@ -199,6 +206,7 @@ pub async fn build(ground: Ground) -> Result<Parts> {
         upserter,
         kv_ready,
         checkpointer,
+        cleaner: Cleaner { cleanup, heads: applied_heads },
         finish,
         status,
         sources,

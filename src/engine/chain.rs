@@ -20,13 +20,34 @@ impl Chain {
         error.context("checkpoint location")
     }
 
+    /// Paths of everything below `folder`, relative to the location, in name order.
+    pub async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let listed = self.location.list(folder).await.map_err(|e| self.context(e))?;
+        let relative = |o: &object_store::ObjectMeta| {
+            let parts = o.location.prefix_match(&self.location.prefix)?;
+            let parts: Vec<String> = parts.map(|p| p.as_ref().to_string()).collect();
+            // Of the characters in our names the store's paths escape this one alone.
+            Some(parts.join("/").replace("%7E", "~"))
+        };
+        let outside =
+            || Error::Failed(format!("checkpoint location: the listing of \"{folder}\" names what is not in it"));
+        listed.iter().map(|o| relative(o).ok_or_else(outside)).collect()
+    }
+
     /// Epochs of all records there are, ascending.
     pub async fn epochs(&self) -> Result<Vec<Epoch>> {
-        let listed = self.location.list(RECORDS).await.map_err(|e| self.context(e))?;
-        let name = |o: &object_store::ObjectMeta| Some(format!("{RECORDS}/{}", o.location.filename()?));
-        let mut epochs: Vec<Epoch> = listed.iter().filter_map(|o| record_epoch(&name(o)?)).collect();
+        let mut epochs: Vec<Epoch> = self.list(RECORDS).await?.iter().filter_map(|path| record_epoch(path)).collect();
         epochs.sort();
         Ok(epochs)
+    }
+
+    pub async fn exists(&self, epoch: Epoch) -> Result<bool> {
+        self.location.exists(&record_path(epoch)).await.map_err(|e| self.context(e))
+    }
+
+    /// For clean-up alone, and for a record of ours that turned out to stand in the place of one cleaned up.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        self.location.delete(path).await.map_err(|e| self.context(e))
     }
 
     /// The record as it is stored; what is unreadable about it is for `checkpoint::decide` to judge.

@@ -5,7 +5,7 @@
 
 use crate::checkpoint::decide::{Decided, decided};
 use crate::checkpoint::next::{Author, Cut, PartitionCut, TableCut, next_record};
-use crate::checkpoint::place::segment_path;
+use crate::checkpoint::place::{record_path, segment_path};
 use crate::checkpoint::record::{Record, SegmentRef, ViewRecord};
 use crate::engine::chain::Chain;
 use crate::engine::lake::LakeTable;
@@ -20,6 +20,7 @@ use crate::sources::Applied;
 use crate::sql::plan::Plan;
 use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
+use arrow::record_batch::RecordBatch;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -90,6 +91,8 @@ pub struct Checkpointer {
     pub status: Arc<Mutex<CheckpointStatus>>,
     pub clock: Clock,
     pub offload: Offload,
+    /// Epochs that were applied, for the clean-up.
+    pub heads: watch::Sender<Epoch>,
     pub finish: CancellationToken,
 }
 
@@ -193,15 +196,15 @@ impl Checkpointer {
                     .map(|v| v.segments.iter().filter(|s| s.slot == cut.slot).cloned().collect())
                     .unwrap_or_default();
                 if let Some(rows) = &cut.segments[i] {
-                    let base = share.len() >= TAIL_SEGMENTS_MAX;
                     let path = segment_path(&view.name, epoch, cut.slot, attempt);
+                    let base = share.len() >= TAIL_SEGMENTS_MAX;
                     let segment = if base {
                         share.clear();
                         let frozen = cut.frozen[i].clone();
                         let rows = self.offload.run(move || frozen.base()).await?;
-                        self.chain.put_segment(cut.slot, epoch, true, path, &rows).await?
+                        self.put_segment(cut.slot, epoch, true, path, &rows).await?
                     } else {
-                        self.chain.put_segment(cut.slot, epoch, false, path, rows).await?
+                        self.put_segment(cut.slot, epoch, false, path, rows).await?
                     };
                     share.push(segment);
                 }
@@ -217,6 +220,26 @@ impl Checkpointer {
         Ok(views)
     }
 
+    async fn put_segment(
+        &self,
+        slot: u32,
+        epoch: Epoch,
+        base: bool,
+        path: String,
+        rows: &RecordBatch,
+    ) -> Result<SegmentRef> {
+        let mut patience = Patience::new(&self.clock);
+        loop {
+            match self.chain.put_segment(slot, epoch, base, path.clone(), rows).await {
+                Err(e) if e.is_retriable() => {
+                    self.note(|s| s.trouble = e.to_string());
+                    patience.wait("state segment not written yet", epoch, &e).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     async fn sync_upserts(&self) -> Result<()> {
         let Some(upsert) = &self.upsert else { return Ok(()) };
         let gone = || Error::Failed("the upsert thread has stopped".into());
@@ -230,6 +253,7 @@ impl Checkpointer {
     }
 
     fn after_apply(&mut self, epoch: Epoch) {
+        self.heads.send_replace(epoch);
         for slot in &self.slots {
             // A slot that has ended holds no rows any more.
             slot.send(Order::Applied(epoch)).unwrap_or_else(|e| tracing::debug!("slot has ended: {e}"));
@@ -276,9 +300,67 @@ async fn collect_prepared(cuts: &mut [SlotCut]) -> Result<BTreeMap<Arc<str>, Pre
     Ok(all)
 }
 
-/// DECIDE with its ambiguous outcomes: after any error the record is read back, and only what is there counts.
+/// Waits between attempts, longer and longer.
+struct Patience<'a> {
+    clock: &'a Clock,
+    wait_ms: u64,
+}
+
+impl<'a> Patience<'a> {
+    fn new(clock: &'a Clock) -> Self {
+        Patience { clock, wait_ms: RETRY_MS_FIRST }
+    }
+
+    async fn wait(&mut self, what: &str, epoch: Epoch, why: &(dyn std::fmt::Display + Sync)) {
+        tracing::warn!(epoch = epoch.0, retry_in_ms = self.wait_ms, "{what}: {why}");
+        self.clock.sleep(Duration::from_millis(self.wait_ms)).await;
+        self.wait_ms = (self.wait_ms * 2).min(RETRY_MS_MAX);
+    }
+}
+
+/// DECIDE: returns when the record decides its epoch. `Fenced`: another process has the chain.
 pub async fn write_record(chain: &Chain, record: &Record, clock: &Clock, trouble: impl Fn(&str)) -> Result<()> {
-    let mut wait_ms = RETRY_MS_FIRST;
+    create_record(chain, record, clock, &trouble).await?;
+    let mut patience = Patience::new(clock);
+    loop {
+        match stands_next(chain, record).await {
+            Err(e) if e.is_retriable() => {
+                trouble(&e.to_string());
+                patience.wait("the parent of the record was not seen yet", record.epoch, &e).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// A record that was cleaned up leaves its name free: a process that stood still for so long could create it once more.
+/// Records go oldest first, so while the parent is there, nobody had this name before.
+async fn stands_next(chain: &Chain, record: &Record) -> Result<()> {
+    if record.parent != Epoch(0) && chain.exists(record.parent).await? {
+        return Ok(());
+    }
+    let newest = chain.epochs().await?.last().copied().unwrap_or(record.epoch);
+    if newest > record.epoch {
+        // Ours, and no part of the chain: left there it would be a record with a hole above it.
+        chain.delete(&record_path(record.epoch)).await?;
+        return Err(Error::Fenced(format!(
+            "the chain has gone on to record {newest} while this process stood still before record {}; nothing of its \
+             epoch {} counts",
+            record.epoch, record.epoch
+        )));
+    }
+    if record.parent == Epoch(0) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        format!("record {} has vanished from the checkpoint location", record.parent),
+        "Something else deletes records. Restore it from a copy of the location, then start again.",
+    ))
+}
+
+/// Create-if-absent with its ambiguous outcomes: after any error the record is read back, and only what is there counts.
+async fn create_record(chain: &Chain, record: &Record, clock: &Clock, trouble: impl Fn(&str)) -> Result<()> {
+    let mut patience = Patience::new(clock);
     loop {
         let error = match chain.create(record).await {
             Ok(PutOutcome::Created) => return Ok(()),
@@ -301,10 +383,8 @@ pub async fn write_record(chain: &Chain, record: &Record, clock: &Clock, trouble
             Err(e) => return Err(e),
         }
         let why = error.map_or_else(|| "the record vanished after it was written".to_string(), |e| e.to_string());
-        tracing::warn!(epoch = record.epoch.0, retry_in_ms = wait_ms, "record not written yet: {why}");
         trouble(&why);
-        clock.sleep(Duration::from_millis(wait_ms)).await;
-        wait_ms = (wait_ms * 2).min(RETRY_MS_MAX);
+        patience.wait("record not written yet", record.epoch, &why).await;
     }
 }
 
@@ -325,16 +405,17 @@ pub async fn apply(record: &Record, tables: &[TableEntry], clock: &Clock, troubl
             adds: landing.adds.clone(),
             schema_action: landing.schema_action.clone(),
         };
-        let mut wait_ms = RETRY_MS_FIRST;
+        let mut patience = Patience::new(clock);
         while let Err(error) = entry.table.apply(record.epoch, &action).await {
             if !error.is_retriable() {
                 return Err(error.context(format!("table \"{}\" could not take epoch {}", entry.key, record.epoch)));
             }
-            tracing::warn!(table = %entry.key, epoch = record.epoch.0, retry_in_ms = wait_ms, "commit not done yet: {error}");
             trouble(&error.to_string());
-            clock.sleep(Duration::from_millis(wait_ms)).await;
-            wait_ms = (wait_ms * 2).min(RETRY_MS_MAX);
+            patience.wait(&format!("commit to \"{}\" not done yet", entry.key), record.epoch, &error).await;
         }
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

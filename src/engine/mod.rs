@@ -9,6 +9,7 @@ pub mod assemble; // config sections -> connectors, plan -> tables
 pub mod build; // all parts, recovered and claimed, not yet running
 pub mod chain; // records and segments in the checkpoint location
 pub mod checkpointer; // cut -> prepare -> decide -> apply
+pub mod cleanup; // what nothing retained needs is deleted
 pub mod dead_letter; // rejects as rows
 pub mod deliver; // rows -> the epoch's Parquet files
 pub mod ingest; // handovers -> one decoded batch

@@ -78,6 +78,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         author: Authorship { owner: recover::owner(&clock), slots, uuids: Uuids::Random },
         in_flight_bytes,
         interval: config.checkpoint.interval.0,
+        retain: config.checkpoint.retain,
         clock: clock.clone(),
         offload: Offload::Pool,
     });
@@ -141,6 +142,8 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         running_sources.spawn(async move { (part.name, source.run(context).await) });
     }
     drop(parts.intake);
+    // Ends by itself with the checkpointer; nothing waits for it.
+    tokio::spawn(parts.cleaner.run());
     let supervisor = tokio::spawn(supervisor.run(running_sources, parts.checkpointer));
     Ok(Running { live, stop, supervisor })
 }

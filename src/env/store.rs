@@ -21,6 +21,8 @@ use url::Url;
 
 pub mod local;
 #[cfg(test)]
+pub mod testing; // a store that fails where a test says
+#[cfg(test)]
 mod tests;
 
 /// A store and the prefix under which we work.
@@ -105,6 +107,14 @@ impl Location {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(self.error(&format!("read \"{key}\""), e)),
+        }
+    }
+
+    pub async fn exists(&self, key: &str) -> Result<bool> {
+        match self.store.head(&self.path(key)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(self.error(&format!("look for \"{key}\""), e)),
         }
     }
 

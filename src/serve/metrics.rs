@@ -61,6 +61,13 @@ const MEANINGS: &[(Kind, &str, &str)] = &[
     (Gauge, "pipe_checkpoint_timestamp_seconds", "When that was, in seconds since 1970."),
     (Counter, "pipe_checkpoint_records_total", "Records written."),
     (Histogram, "pipe_checkpoint_duration_seconds", "Time from a cut to its epoch being applied."),
+    (Gauge, "pipe_checkpoint_records", "Records in the checkpoint location when it was last cleaned up."),
+    (Counter, "pipe_checkpoint_cleanup_deleted_total", "Objects deleted by clean-up: records, state segments."),
+    (
+        Counter,
+        "pipe_checkpoint_cleanup_failures_total",
+        "Clean-ups that deleted nothing, or not all; tried again later.",
+    ),
     (Counter, "pipe_table_rows_total", "Rows landed in a table since the chain began."),
     (Counter, "pipe_kv_rows_written_total", "Values written to a key-value table."),
     (Counter, "pipe_kv_rows_deleted_total", "Values deleted from a key-value table."),

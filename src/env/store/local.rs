@@ -1,11 +1,11 @@
 //! Local disk as an object store whose every finished write survives a power cut: data, directory entry, parents.
 //!
 //! `object_store`'s own `LocalFileSystem` never calls fsync. A record or a Delta commit that is visible but not on disk
-//! would break I5, so puts are written here (temporary file, fsync, link or rename, fsync of the directories) and
-//! multipart uploads are synced after they complete. Reads, lists and deletes are `LocalFileSystem`'s.
+//! would break I5, so puts are written here (temporary file, fsync, link or rename, fsync of the directories), and
+//! multipart uploads and deletes are synced after they complete. Reads and lists are `LocalFileSystem`'s.
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -155,8 +155,25 @@ impl ObjectStore for DurableLocal {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        // Not synced: a deleted object that comes back after a power cut is garbage again, never wrong.
-        self.inner.delete_stream(locations)
+        // Synced one by one: records are deleted oldest first, and if a power cut undid an older deletion and kept a
+        // newer one, the chain would have a hole.
+        let this = self.clone();
+        let deleted = self.inner.delete_stream(locations);
+        let synced = deleted.and_then(move |location| {
+            let this = this.clone();
+            async move {
+                let (path, key) = (this.inner.path_to_filesystem(&location)?, location.to_string());
+                let dir = path.parent().map(FsPath::to_path_buf);
+                Self::blocking(move || match dir.map(File::open) {
+                    Some(Ok(dir)) => dir.sync_all().map_err(|e| io_error(e, &key)),
+                    // Whoever deleted the directory has deleted the object too.
+                    _ => Ok(()),
+                })
+                .await?;
+                Ok(location)
+            }
+        });
+        synced.boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
