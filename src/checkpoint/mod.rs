@@ -1,5 +1,6 @@
 //! The record chain: one durable record per epoch, and pure decisions over what is observed in the store.
 
+pub mod audit; // do records, tables and the rest tell one story
 pub mod decide; // what a start does, given what is in the store
 pub mod next; // from one record to the next
 pub mod place; // where records and state segments are kept

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 ok, 1 failed at run time, 2 the config or the call is wrong, 3 a check or test failed.
 
+pub mod audit; // do records and tables tell one story
 pub mod demo; // everything in one process: broker, simulated fleet, pipeline
 pub mod explain; // what a pipeline does with a message
 pub mod schema;
@@ -40,6 +41,7 @@ pub enum Verb {
     Explain(explain::Args),
     Simulate(simulate::Args),
     Sql(sql::Args),
+    Audit(audit::Args),
     Schema(schema::Args),
 }
 
@@ -54,6 +56,7 @@ impl Verb {
                 Verb::Explain(args) => explain::run(args).await,
                 Verb::Simulate(args) => simulate::run(args).await,
                 Verb::Sql(args) => sql::run(args).await,
+                Verb::Audit(args) => audit::run(args).await,
                 Verb::Schema(args) => schema::run(args).await,
             }
         };

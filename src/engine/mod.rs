@@ -5,6 +5,7 @@
 //! applies it. `supervise` ends everything when one part fails. Nothing here decides what a checkpoint means: that is
 //! `checkpoint::decide`.
 
+pub mod audit; // reads what checkpoint::audit compares
 pub mod assemble; // config sections -> connectors, plan -> tables
 pub mod build; // all parts, recovered and claimed, not yet running
 pub mod chain; // records and segments in the checkpoint location

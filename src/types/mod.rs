@@ -13,3 +13,4 @@ pub mod message; // what a source hands over: Message, Messages
 pub mod position; // where in a partition: Position, Span, PartitionId
 pub mod reject; // a message set aside, with a reason
 pub mod table; // what a message looks like: Table, Column, ColumnType, Route // every bound, with its argument
+pub mod table_log; // what a lake table's log says about its files

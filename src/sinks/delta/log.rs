@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Commits read at once when a table is opened; one after the other would cost a round trip each.
-const COMMITS_IN_FLIGHT_MAX: usize = 16;
+pub(super) const COMMITS_IN_FLIGHT_MAX: usize = 16;
 
 /// The newest `metaData` action.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,7 +118,7 @@ fn commit_key(version: u64) -> String {
 
 /// A file name of the log.
 #[derive(Debug, PartialEq)]
-enum LogFile {
+pub(super) enum LogFile {
     Commit(u64),
     /// version, part, of parts
     Checkpoint(u64, u64, u64),
@@ -126,7 +126,7 @@ enum LogFile {
     Unknown(u64),
 }
 
-fn log_file(name: &str) -> Option<LogFile> {
+pub(super) fn log_file(name: &str) -> Option<LogFile> {
     let (version, rest) = name.split_at_checked(20)?;
     let version = version.parse().ok()?;
     let parts: Vec<&str> = rest.strip_prefix('.')?.split('.').collect();
@@ -203,11 +203,7 @@ impl Log {
     }
 
     async fn read_checkpoint(&self, version: u64, parts: u64, seen: &mut Actions) -> Result<()> {
-        for part in 1..=parts {
-            let key = match parts {
-                1 => format!("_delta_log/{version:020}.checkpoint.parquet"),
-                _ => format!("_delta_log/{version:020}.checkpoint.{part:010}.{parts:010}.parquet"),
-            };
+        for key in self.checkpoint_keys(version, parts) {
             let bytes = self.table.get(&key).await?.ok_or_else(|| self.failed(format_args!("\"{key}\" vanished")))?;
             let lines = checkpoint_lines(bytes)
                 .map_err(|e| self.failed(format_args!("checkpoint \"{key}\" cannot be read: {e}")))?;
@@ -216,7 +212,14 @@ impl Log {
         Ok(())
     }
 
-    async fn read(&self, version: u64) -> Result<Option<Bytes>> {
+    pub fn checkpoint_keys(&self, version: u64, parts: u64) -> impl Iterator<Item = String> {
+        (1..=parts).map(move |part| match parts {
+            1 => format!("_delta_log/{version:020}.checkpoint.parquet"),
+            _ => format!("_delta_log/{version:020}.checkpoint.{part:010}.{parts:010}.parquet"),
+        })
+    }
+
+    pub async fn read(&self, version: u64) -> Result<Option<Bytes>> {
         self.table.get(&commit_key(version)).await
     }
 

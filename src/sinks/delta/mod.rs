@@ -9,6 +9,7 @@
 
 mod commit; // the commit loop
 pub mod config;
+pub mod history; // the log file by file, for audits
 mod log; // what the log says, and the text of our commits
 mod protocol; // which tables we may append to
 mod rows; // rows of a statement as rows of the table
