@@ -1,5 +1,6 @@
 //! Integration tests: the crate from outside, against servers where a test asks for one. One binary, one link.
 
+mod audit;
 mod cases;
 mod config;
 mod fleet;
