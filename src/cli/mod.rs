@@ -4,6 +4,7 @@
 
 pub mod audit; // do records and tables tell one story
 pub mod demo; // everything in one process: broker, simulated fleet, pipeline
+pub mod dlq; // the messages that were set aside
 pub mod explain; // what a pipeline does with a message
 pub mod schema;
 pub mod serve; // run a pipeline
@@ -42,6 +43,7 @@ pub enum Verb {
     Simulate(simulate::Args),
     Sql(sql::Args),
     Audit(audit::Args),
+    Dlq(dlq::Args),
     Schema(schema::Args),
 }
 
@@ -57,6 +59,7 @@ impl Verb {
                 Verb::Simulate(args) => simulate::run(args).await,
                 Verb::Sql(args) => sql::run(args).await,
                 Verb::Audit(args) => audit::run(args).await,
+                Verb::Dlq(args) => dlq::run(args).await,
                 Verb::Schema(args) => schema::run(args).await,
             }
         };

@@ -35,10 +35,11 @@ pub async fn audit(assembled: &Assembled, options: &AuditOptions) -> Result<Repo
     let config = &assembled.config;
     let data_dir = &config.pipeline.data_dir.0;
     let location = match &config.checkpoint.location {
-        Some(address) => {
-            existing(&address.0, &config.checkpoint.options.reveal(&load::lookups()).map_err(Error::Failed)?)
-        }
-        None => existing(&data_dir.join("checkpoint").to_string_lossy(), &BTreeMap::new()),
+        Some(address) => store::open_existing(
+            &address.0,
+            &config.checkpoint.options.reveal(&load::lookups()).map_err(Error::Failed)?,
+        ),
+        None => store::open_existing(&data_dir.join("checkpoint").to_string_lossy(), &BTreeMap::new()),
     };
     let chain = Chain { location: location.map_err(|e| e.context("checkpoint location"))? };
     let statements: BTreeSet<TableName> =
@@ -55,18 +56,6 @@ pub async fn audit(assembled: &Assembled, options: &AuditOptions) -> Result<Repo
         key_values(name, kv, data_dir, options.kv, &mut audit)?;
     }
     Ok(audit.finish())
-}
-
-/// A location that must be there already: an audit makes no directories.
-fn existing(address: &str, options: &BTreeMap<String, String>) -> Result<Location> {
-    let local = address.strip_prefix("file://").unwrap_or(address);
-    if !local.contains("://") && !Path::new(local).is_dir() {
-        return Err(Error::refused(
-            format!("there is no directory \"{local}\""),
-            "Check the path in the config; before the first start there is nothing to look at.",
-        ));
-    }
-    store::open(address, options)
 }
 
 async fn records(chain: &Chain, audit: &mut Audit) -> Result<()> {
@@ -104,7 +93,8 @@ async fn tables(delta: &BTreeMap<String, DeltaPart>, audit: &mut Audit, known: &
             Some(location) => location.clone(),
             None => {
                 let options = part.section.reveal_settings("options", &part.config.options).map_err(Error::Config)?;
-                let opened = existing(&part.config.uri, &options).map_err(|e| e.context(format!("sink \"{sink}\"")))?;
+                let opened = store::open_existing(&part.config.uri, &options)
+                    .map_err(|e| e.context(format!("sink \"{sink}\"")))?;
                 sinks.insert(sink, opened.clone());
                 opened
             }

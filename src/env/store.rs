@@ -168,6 +168,18 @@ pub fn open(address: &str, options: &BTreeMap<String, String>) -> Result<Locatio
     }
 }
 
+/// As `open`, for those who only look: a local directory must be there already, and none is made.
+pub fn open_existing(address: &str, options: &BTreeMap<String, String>) -> Result<Location> {
+    let local = address.strip_prefix("file://").unwrap_or(address);
+    if !local.contains("://") && !std::path::Path::new(local).is_dir() {
+        return Err(Error::refused(
+            format!("there is no directory \"{local}\""),
+            "Check the path in the config; before the first start there is nothing to look at.",
+        ));
+    }
+    open(address, options)
+}
+
 fn open_local(path: &std::path::Path, options: &BTreeMap<String, String>) -> Result<Location> {
     if let Some(key) = options.keys().next() {
         return Err(Error::refused(

@@ -7,6 +7,7 @@
 pub mod boundary; // the types that leave the house
 pub mod catalog; // the names: hot, one schema per table sink, system, and bare names
 pub mod cut; // what one query sees: slot views and pinned tables
+pub mod dead_letters; // rejects, counted and shown
 pub mod error;
 pub mod hot; // a materialized view as a table
 pub mod lake; // a lake table and the rows it does not have yet

@@ -3,6 +3,7 @@
 mod audit;
 mod cases;
 mod config;
+mod dlq;
 mod fleet;
 mod flight;
 mod kafka;

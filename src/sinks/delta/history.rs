@@ -3,15 +3,19 @@
 //! The commit loop needs none of this (log.rs); an audit needs all of it, and can wait.
 
 use super::log::{COMMITS_IN_FLIGHT_MAX, Log, LogFile as Name, log_file};
+use super::schema::arrow_schema;
+use super::snapshot::{PinnedTable, Reader};
 use crate::env::store::Location;
 use crate::types::error::{Error, Result};
 use crate::types::table_log::{LogBase, LogCommit, LogFile, TableLog};
 use bytes::Bytes;
+use datafusion::catalog::TableProvider;
 use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Listings of a log that is cleaned while it is read; cleaning happens every hundred commits at most.
 const LISTINGS_MAX: u32 = 3;
@@ -27,6 +31,16 @@ pub async fn read(sink: &Location, table: &str, name: &str) -> Result<Option<Tab
         }
     }
     Err(Error::Unavailable(format!("table \"{name}\": its log is cleaned faster than it can be read; try again")))
+}
+
+/// The table as it is now, for reading with SQL; `None`: there is no table.
+pub async fn newest(sink: &Location, table: &str, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+    let log = Log { table: sink.under(table), name: name.to_owned() };
+    let Some(head) = log.load().await? else { return Ok(None) };
+    let schema = arrow_schema(&head.metadata.schema)
+        .map_err(|e| log.failed(format_args!("the table's schema cannot be read: {e}")))?;
+    let reader = Arc::new(Reader::new(&log)?);
+    Ok(Some(Arc::new(PinnedTable::new(reader, head.version, schema))))
 }
 
 /// Every data file there is under the table, by its path relative to it.
