@@ -3,6 +3,7 @@
 
 use crate::engine::assemble::DeltaPart;
 use crate::engine::running::LiveTable;
+use crate::sinks::delta::config::DeltaTableConfig;
 use crate::sinks::delta::sink::DeltaSink;
 use crate::sinks::delta::table::{EpochWriter, Landing, Prepared, Table, TableSpec};
 use crate::types::epoch::Epoch;
@@ -65,6 +66,10 @@ struct Opened {
 impl DeltaLake {
     pub fn new(parts: BTreeMap<String, DeltaPart>) -> Self {
         DeltaLake { parts, opened: tokio::sync::Mutex::default() }
+    }
+
+    pub fn table_config(&self, sink: &str, table: &str) -> DeltaTableConfig {
+        self.parts.get(sink).and_then(|part| part.tables.get(table)).cloned().unwrap_or_default()
     }
 
     /// The tables opened so far, as readers need them; once.

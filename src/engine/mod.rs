@@ -20,5 +20,6 @@ pub mod published; // what a slot shows after every batch
 pub mod recover; // observe, decide, roll forward, claim
 pub mod running; // handle to a running pipeline: facts for readers, stop, wait
 pub mod start; // the only start path
+pub mod upkeep; // beside the stream: checkpoints, compaction, vacuum of the lake
 pub mod upsert; // touched keys -> the key-value store
 pub mod worker; // the slot loop

@@ -15,6 +15,7 @@ use crate::engine::lake::DeltaLake;
 use crate::engine::load;
 use crate::engine::recover;
 use crate::engine::running::{Live, LiveSource, Running};
+use crate::engine::upkeep;
 use crate::env::clock::Clock;
 use crate::env::offload::Offload;
 use crate::env::store;
@@ -119,6 +120,8 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     });
 
     let stop = CancellationToken::new();
+    let kept = live.tables.iter().map(|t| (t.table.clone(), lake.table_config(&t.sink, &t.table.spec().name)));
+    crew.threads.push(upkeep::start(kept.collect(), stop.child_token()));
     let supervisor = Supervisor { crew, stop: stop.clone(), finish: parts.finish, lock };
     let mut running_sources = JoinSet::new();
     let queue_bytes = in_flight_bytes / 4 / sources.len().max(1) as u64;

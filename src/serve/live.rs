@@ -169,20 +169,24 @@ impl LiveWorld {
 
     fn sinks(&self) -> RecordBatch {
         let totals = self.live.checkpoint_status().rows_total;
-        let mut rows: Vec<(String, String, Option<i64>, Option<i64>)> = Vec::new();
+        let mut rows: Vec<(String, String, Option<i64>, Option<i64>, Option<i64>)> = Vec::new();
         for table in &self.live.tables {
             let snapshot = table.table.snapshot();
             let total = totals.get(&table.key).copied().unwrap_or(0) as i64;
-            rows.push((table.key.to_string(), "delta".into(), Some(total), Some(snapshot.version)));
+            let files = table.table.active_files().map(|n| n as i64);
+            rows.push((table.key.to_string(), "delta".into(), Some(total), Some(snapshot.version), files));
         }
         for (name, sink) in &self.live.kv {
-            rows.extend(sink.tables().iter().map(|t| (format!("{name}.{}", t.spec().name), "kv".into(), None, None)));
+            rows.extend(
+                sink.tables().iter().map(|t| (format!("{name}.{}", t.spec().name), "kv".into(), None, None, None)),
+            );
         }
         batch([
             ("table", texts(rows.iter().map(|r| Some(r.0.as_str())))),
             ("type", texts(rows.iter().map(|r| Some(r.1.as_str())))),
             ("rows_landed", Arc::new(rows.iter().map(|r| r.2).collect::<Int64Array>())),
             ("version", Arc::new(rows.iter().map(|r| r.3).collect::<Int64Array>())),
+            ("active_files", Arc::new(rows.iter().map(|r| r.4).collect::<Int64Array>())),
         ])
     }
 

@@ -13,6 +13,7 @@
 //!
 //! A late put of an attempt we gave up on targets a version that is ours or taken by then: at most one lands.
 
+use super::files::path_of_add;
 use super::log::{Changes, Commit, Head, Metadata};
 use super::schema::{Misfit, merge, still_holds};
 use super::table::{Landing, Table};
@@ -30,7 +31,7 @@ const FAILURES_MAX: u32 = 6;
 const REBASES_MAX: u32 = 100;
 
 /// A hung connection must not hold the table for long: a commit is a small object.
-const PUT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const PUT_TIMEOUT: Duration = Duration::from_secs(30);
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -43,10 +44,16 @@ pub(super) async fn apply(table: &Table, epoch: Epoch, landing: &Landing) -> Res
     if landing.adds.is_empty() {
         return Ok(());
     }
-    let mut upkeep = table.commit.lock().await;
-    if table.last_seen().at.elapsed() > LOG_FRESH_FOR {
-        catch_up(table).await?;
-    }
+    land(table, epoch, landing).await?;
+    // From now on the log says what becomes of them.
+    let paths = landing.adds.iter().map(path_of_add).collect::<Result<Vec<_>>>()?;
+    table.pending.remove(paths.iter().map(String::as_str));
+    Ok(())
+}
+
+async fn land(table: &Table, epoch: Epoch, landing: &Landing) -> Result<()> {
+    let _one_at_a_time = table.commit.lock().await;
+    freshen(table).await?;
     let mut failures = 0;
     for _ in 0..REBASES_MAX {
         let seen = table.last_seen();
@@ -66,7 +73,6 @@ pub(super) async fn apply(table: &Table, epoch: Epoch, landing: &Landing) -> Res
         let failure = match tokio::time::timeout(PUT_TIMEOUT, table.log.write(version, commit.text())).await {
             Ok(Ok(PutOutcome::Created)) => {
                 landed(table, version, epoch, landing, grown)?;
-                upkeep.after_commit(table).await;
                 return Ok(());
             }
             Ok(Ok(PutOutcome::AlreadyExists)) => Error::Unavailable(format!("version {version} was taken")),
@@ -134,6 +140,14 @@ pub(super) async fn follow(table: &Table) -> Result<Changes> {
     Ok(changes)
 }
 
+/// To be called before a commit, under the commit lock.
+pub(super) async fn freshen(table: &Table) -> Result<()> {
+    match table.last_seen().at.elapsed() > LOG_FRESH_FOR {
+        true => catch_up(table).await,
+        false => Ok(()),
+    }
+}
+
 /// After a long pause: as `follow`, but notices when the log was cleaned beyond where we stand.
 pub(super) async fn catch_up(table: &Table) -> Result<()> {
     if !table.log.has_hole_after(table.last_seen().head.version).await? {
@@ -164,7 +178,7 @@ fn still_fits(table: &Table, before: &Metadata, now: &Metadata) -> Result<()> {
 }
 
 /// Doubles up to a bound, jittered so that two writers do not meet again.
-fn pause(failures: u32) -> Duration {
+pub(super) fn pause(failures: u32) -> Duration {
     let full = (PAUSE_MIN * 2u32.pow(failures.min(10))).min(PAUSE_MAX);
     full.mul_f64(rand::random_range(0.5..1.0))
 }

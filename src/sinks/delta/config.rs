@@ -1,7 +1,7 @@
 //! `[sink.x] type = "delta"`: where the tables live, how they are reached, and what is said per table.
 
 use crate::config::section::Section;
-use crate::config::value::{Address, Settings};
+use crate::config::value::{Address, Period, Settings, Size};
 use crate::env::store;
 use crate::types::fault::Fault;
 use schemars::JsonSchema;
@@ -24,12 +24,54 @@ pub struct DeltaConfig {
 }
 
 /// One table of a Delta sink.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeltaTableConfig {
     /// Columns by whose values the files are split into folders. Few values per epoch: each is a file of its own.
     #[serde(default)]
     pub partition_by: Vec<String>,
+    /// Small files are put together into larger ones beside the stream, keeping rows and their order. `false`: never.
+    #[serde(default = "yes")]
+    pub compact: bool,
+    /// Files grow up to about this size.
+    #[serde(default = "compact_target")]
+    pub compact_target: Size,
+    /// So many files of about one size and of one partition are put together at once.
+    #[serde(default = "compact_files_min")]
+    pub compact_files_min: u32,
+    /// Files that no version needs any more are deleted this often, once the table's own
+    /// `delta.deletedFileRetentionDuration` has passed. "0s": never.
+    #[serde(default = "vacuum_interval")]
+    pub vacuum_interval: Period,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn compact_target() -> Size {
+    Size::mib(128)
+}
+
+/// A row is rewritten once per size class, and there are five of them between an epoch's file and 128 MiB.
+fn compact_files_min() -> u32 {
+    16
+}
+
+fn vacuum_interval() -> Period {
+    Period::seconds(24 * 3600)
+}
+
+impl Default for DeltaTableConfig {
+    fn default() -> Self {
+        DeltaTableConfig {
+            partition_by: Vec::new(),
+            compact: yes(),
+            compact_target: compact_target(),
+            compact_files_min: compact_files_min(),
+            vacuum_interval: vacuum_interval(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -76,6 +118,14 @@ pub fn validate_table(section: &Section) -> Result<DeltaTableConfig, Vec<Fault>>
             faults.push(section.fault_in(&["partition_by", &i.to_string()], message).with_hint("Name it once."));
         }
     }
+    if config.compact_files_min < 2 {
+        let fault = section.fault("compact_files_min", "one file alone cannot be put together");
+        faults.push(fault.with_hint("Write 2 or more, or compact = false."));
+    }
+    if config.compact_target < Size::mib(1) || config.compact_target > Size::mib(4096) {
+        let fault = section.fault("compact_target", "files are compacted to between 1MiB and 4GiB");
+        faults.push(fault.with_hint("128MiB suits most readers; compact = false turns it off."));
+    }
     section.judge(config, faults)
 }
 
@@ -119,6 +169,20 @@ mod tests {
         let sink = Section::from_text("sink.lake", "delta", below("sink.lake]")).unwrap();
         assert_eq!(validate(&sink).unwrap().float_encoding, FloatEncoding::ByteStreamSplit);
         let table = Section::from_text("sink.lake.table.points", "delta", below("sink.lake.table.points]")).unwrap();
-        assert_eq!(validate_table(&table).unwrap().partition_by, ["event_date"]);
+        let config = validate_table(&table).unwrap();
+        assert_eq!(config.partition_by, ["event_date"]);
+        assert_eq!(DeltaTableConfig { partition_by: vec![], ..config }, DeltaTableConfig::default());
+    }
+
+    #[test]
+    fn compaction_that_could_not_end_is_refused() {
+        let faults = |text: &str| -> Vec<String> {
+            let section = Section::from_text("sink.lake.table.points", "delta", text).unwrap();
+            validate_table(&section).err().unwrap_or_default().into_iter().map(|f| f.message).collect()
+        };
+        assert_eq!(faults("compact_files_min = 1"), ["one file alone cannot be put together"]);
+        assert_eq!(faults("compact_target = '1KiB'"), ["files are compacted to between 1MiB and 4GiB"]);
+        assert_eq!(faults("compact = 3").len(), 1);
+        assert_eq!(faults("compact = false\nvacuum_interval = '0s'"), Vec::<String>::new());
     }
 }

@@ -8,7 +8,7 @@ use super::schema::Misfit;
 use crate::env::store::{Location, PutOutcome};
 use crate::types::error::{Error, Result};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -71,6 +71,14 @@ pub(super) struct Head {
 pub(super) struct Changes {
     pub commits: u64,
     pub metadata: bool,
+}
+
+/// The log's folder: versions with the store's own time of each commit (milliseconds), and whole checkpoints.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub commits: BTreeMap<u64, i64>,
+    /// version, parts; oldest first
+    pub checkpoints: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -148,51 +156,73 @@ impl Log {
         Error::refused(format!("table \"{}\" ({}): {}", self.name, self.table.display, misfit.what), misfit.hint)
     }
 
-    /// Reads the log from its newest checkpoint. `None`: there is no table.
-    pub async fn load(&self) -> Result<Option<Head>> {
-        let mut commits = Vec::new();
-        let mut checkpoints: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+    /// What is in the log's folder.
+    pub async fn listing(&self) -> Result<Listing> {
+        let mut listing = Listing::default();
+        let mut parts: BTreeMap<(u64, u64), u64> = BTreeMap::new();
         let mut newest_unknown = None;
         for object in self.table.list("_delta_log").await? {
             match object.location.filename().and_then(log_file) {
-                Some(LogFile::Commit(v)) => commits.push(v),
-                Some(LogFile::Checkpoint(v, _, of)) => *checkpoints.entry((v, of)).or_default() += 1,
+                Some(LogFile::Commit(v)) => drop(listing.commits.insert(v, object.last_modified.timestamp_millis())),
+                Some(LogFile::Checkpoint(v, _, of)) => *parts.entry((v, of)).or_default() += 1,
                 Some(LogFile::Unknown(v)) => newest_unknown = newest_unknown.max(Some(v)),
                 None => {}
             }
         }
         // A checkpoint in several parts counts only when all of them are there.
-        let checkpoint = checkpoints.iter().rev().find(|((_, of), found)| of == *found).map(|(k, _)| *k);
-        if newest_unknown > checkpoint.map(|(v, _)| v) {
+        listing.checkpoints = parts.into_iter().filter(|((_, of), found)| of == found).map(|(key, _)| key).collect();
+        if newest_unknown > listing.checkpoints.last().map(|(v, _)| *v) {
             return Err(self.refused(Misfit {
                 what: "the table has checkpoints of the v2 kind, which we do not read".into(),
                 hint: "Deliver into a table of our own: a new name, or another folder.".into(),
             }));
         }
+        Ok(listing)
+    }
+
+    /// Commits of `listing` from `first` on, in order and without a hole, read a few at a time.
+    pub fn commits<'a>(
+        &'a self,
+        listing: &Listing,
+        first: u64,
+    ) -> Result<impl Stream<Item = Result<(u64, Bytes)>> + Unpin + 'a> {
+        let versions: Vec<u64> = listing.commits.range(first..).map(|(v, _)| *v).collect();
+        if let Some((missing, _)) = (first..).zip(&versions).find(|(expected, found)| expected != *found) {
+            return Err(self.failed(format_args!("version {missing} is missing from the log")));
+        }
+        let read = move |v| {
+            async move {
+                let text = self.read(v).await?;
+                let text = text.ok_or_else(|| self.failed(format_args!("version {v} vanished while it was read")))?;
+                Ok((v, text))
+            }
+            .boxed()
+        };
+        Ok(futures::stream::iter(versions).map(read).buffered(COMMITS_IN_FLIGHT_MAX))
+    }
+
+    /// Reads the log from its newest checkpoint. `None`: there is no table.
+    pub async fn load(&self) -> Result<Option<Head>> {
+        let listing = self.listing().await?;
+        let checkpoint = listing.checkpoints.last().copied();
         let mut seen = Actions::default();
         let first = match checkpoint {
             None => 0,
             Some((version, parts)) => {
-                self.read_checkpoint(version, parts, &mut seen).await?;
+                let lines = self.read_checkpoint(version, parts, &["protocol", "metaData", "txn"]).await?;
+                seen.read(&lines).map_err(|e| self.failed(format_args!("checkpoint {version}: {e}")))?;
                 version + 1
             }
         };
-        commits.retain(|v| *v >= first);
-        commits.sort_unstable();
-        if commits.is_empty() && checkpoint.is_none() {
+        if listing.commits.range(first..).next().is_none() && checkpoint.is_none() {
             return Ok(None);
         }
-        if let Some((missing, _)) = (first..).zip(&commits).find(|(expected, found)| expected != *found) {
-            return Err(self.failed(format_args!("version {missing} is missing from the log")));
-        }
-        let mut tail = futures::stream::iter(commits.clone())
-            .map(|v| async move { Ok::<_, Error>((v, self.read(v).await?)) })
-            .buffered(COMMITS_IN_FLIGHT_MAX);
+        let mut version = first.saturating_sub(1);
+        let mut tail = self.commits(&listing, first)?;
         while let Some((v, text)) = tail.try_next().await? {
-            let text = text.ok_or_else(|| self.failed(format_args!("version {v} vanished while it was read")))?;
             seen.read(&text).map_err(|e| self.failed(format_args!("version {v} is not a commit: {e}")))?;
+            version = v;
         }
-        let version = commits.last().copied().unwrap_or(first.saturating_sub(1));
         let (Some(protocol), Some(metadata)) = (seen.protocol, seen.metadata) else {
             return Err(self.failed("the log has no protocol or metadata"));
         };
@@ -202,14 +232,15 @@ impl Log {
         Ok(Some(Head { version, metadata, transactions: seen.transactions.into_iter().collect() }))
     }
 
-    async fn read_checkpoint(&self, version: u64, parts: u64, seen: &mut Actions) -> Result<()> {
+    /// The rows of a checkpoint that hold one of `actions`, as lines of JSON.
+    pub async fn read_checkpoint(&self, version: u64, parts: u64, actions: &[&str]) -> Result<Vec<u8>> {
+        let mut lines = Vec::new();
         for key in self.checkpoint_keys(version, parts) {
             let bytes = self.table.get(&key).await?.ok_or_else(|| self.failed(format_args!("\"{key}\" vanished")))?;
-            let lines = checkpoint_lines(bytes)
+            checkpoint_lines(bytes, actions, &mut lines)
                 .map_err(|e| self.failed(format_args!("checkpoint \"{key}\" cannot be read: {e}")))?;
-            seen.read(&lines).map_err(|e| self.failed(format_args!("checkpoint \"{key}\": {e}")))?;
         }
-        Ok(())
+        Ok(lines)
     }
 
     pub fn checkpoint_keys(&self, version: u64, parts: u64) -> impl Iterator<Item = String> {
@@ -273,36 +304,36 @@ impl Log {
         self.table.put_create(&commit_key(version), commit).await
     }
 
+    /// Where a file of the table is, by its path in the log.
+    pub fn file(&self, path: &str) -> Result<object_store::path::Path, object_store::Error> {
+        // Percent-decoded already; it must not be encoded again.
+        let relative = object_store::path::Path::parse(path)?;
+        Ok(relative.parts().fold(self.table.prefix.clone(), |p, part| p.join(part)))
+    }
+
     /// Fails unless the object is there.
     pub async fn head_file(&self, path: &str) -> Result<(), object_store::Error> {
-        // A key of the log, percent-decoded already; it must not be encoded again.
-        let relative = object_store::path::Path::parse(path)?;
-        let full = relative.parts().fold(self.table.prefix.clone(), |p, part| p.join(part));
-        self.table.store.head(&full).await.map(|_| ())
+        self.table.store.head(&self.file(path)?).await.map(|_| ())
     }
 }
 
-/// The protocol, metadata and transaction rows of a checkpoint, as lines of JSON.
-fn checkpoint_lines(bytes: Bytes) -> Result<Vec<u8>, String> {
+fn checkpoint_lines(bytes: Bytes, actions: &[&str], lines: &mut Vec<u8>) -> Result<(), String> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| e.to_string())?;
     let roots: Vec<usize> = builder
         .schema()
         .fields()
         .iter()
         .enumerate()
-        .filter(|(_, f)| ["protocol", "metaData", "txn"].contains(&f.name().as_str()))
+        .filter(|(_, f)| actions.contains(&f.name().as_str()))
         .map(|(i, _)| i)
         .collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
     let reader = builder.with_projection(mask).build().map_err(|e| e.to_string())?;
-    let mut lines = Vec::new();
-    let mut writer = arrow::json::LineDelimitedWriter::new(&mut lines);
+    let mut writer = arrow::json::LineDelimitedWriter::new(lines);
     for batch in reader {
         writer.write(&batch.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
     }
-    writer.finish().map_err(|e| e.to_string())?;
-    drop(writer);
-    Ok(lines)
+    writer.finish().map_err(|e| e.to_string())
 }
 
 /// Version 0: an empty table that every Delta reader can open (reader 1, writer 2).
@@ -352,7 +383,7 @@ impl Commit<'_> {
     }
 }
 
-fn lines(actions: impl IntoIterator<Item = Value>) -> Bytes {
+pub(super) fn lines(actions: impl IntoIterator<Item = Value>) -> Bytes {
     let mut text = String::new();
     for action in actions {
         text.push_str(&action.to_string());
@@ -361,7 +392,7 @@ fn lines(actions: impl IntoIterator<Item = Value>) -> Bytes {
     text.into()
 }
 
-fn engine() -> String {
+pub(super) fn engine() -> String {
     format!("pipe/{}", env!("CARGO_PKG_VERSION"))
 }
 

@@ -7,8 +7,12 @@
 //! delta-rs writes the files and reads them back; the log is ours, because a commit that reports an error may have
 //! landed, and only the transaction in the log can tell.
 
+mod bins; // which small files go together next
+mod checkpoint; // checkpoints of the log, and its clean-up
 mod commit; // the commit loop
+mod compact; // small files become large ones
 pub mod config;
+mod files; // which files the log names
 pub mod history; // the log file by file, for audits
 mod log; // what the log says, and the text of our commits
 mod protocol; // which tables we may append to
@@ -17,8 +21,9 @@ mod schema; // Arrow and Delta types, and how a table may grow
 pub mod sink; // connects, opens or creates tables
 mod snapshot; // a pinned version for readers
 pub mod table; // one table: writers, apply, snapshots
-mod upkeep;
-mod writer; // an epoch's Parquet files // checkpoints of the log, and its clean-up
+pub mod upkeep; // beside the stream: when to checkpoint, compact and vacuum
+mod vacuum; // files that no version needs
+mod writer; // an epoch's Parquet files
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use super::schema::LIST_ELEMENT;
 use crate::types::error::{Error, Result};
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::error::ArrowError;
@@ -87,6 +87,71 @@ fn conform_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError
             )?))
         }
         _ => cast_with_options(array, to, &strict),
+    }
+}
+
+/// Rows of one of the table's files under the table's columns of today: what the file does not have is NULL, narrower
+/// whole numbers and other layouts of the same values are brought over, anything else is an error.
+pub(super) fn align(rows: &RecordBatch, table: &SchemaRef, partition_by: &[String]) -> Result<RecordBatch, String> {
+    let file = rows.schema();
+    let unknown = |name: &String| table.field_with_name(name).is_err() && !partition_by.contains(name);
+    if let Some(field) = file.fields().iter().find(|f| unknown(f.name())) {
+        return Err(format!("it has a column \"{}\" that the table has not", field.name()));
+    }
+    let columns = table.fields().iter().map(|field| match rows.column_by_name(field.name()) {
+        None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+        Some(column) => align_array(column, field.data_type()).map_err(|e| format!("column \"{}\": {e}", field.name())),
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let rows = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(table.clone(), columns, &rows).map_err(|e| e.to_string())
+}
+
+fn align_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, String> {
+    use DataType::*;
+    let from = array.data_type();
+    if from == to {
+        return Ok(array.clone());
+    }
+    let failed = |e: ArrowError| e.to_string();
+    match (from, to) {
+        (List(_), List(element)) => {
+            let list = array.as_list::<i32>();
+            let values = align_array(list.values(), element.data_type())?;
+            let list = ListArray::try_new(element.clone(), list.offsets().clone(), values, list.nulls().cloned());
+            Ok(Arc::new(list.map_err(failed)?))
+        }
+        (Struct(held), Struct(fields)) => {
+            if let Some(unknown) = held.iter().find(|h| !fields.iter().any(|f| f.name() == h.name())) {
+                return Err(format!("it has a field \"{}\" that the table has not", unknown.name()));
+            }
+            let parts = array.as_struct();
+            let columns = fields.iter().map(|f| match parts.column_by_name(f.name()) {
+                Some(part) => align_array(part, f.data_type()),
+                None => Ok(new_null_array(f.data_type(), parts.len())),
+            });
+            let columns = columns.collect::<Result<Vec<_>, _>>()?;
+            Ok(Arc::new(StructArray::try_new(fields.clone(), columns, parts.nulls().cloned()).map_err(failed)?))
+        }
+        (Map(_, _), Map(entries, ordered)) => {
+            let map = array.as_map();
+            let Struct(fields) = entries.data_type() else { return Err("a map's entries are a struct".into()) };
+            let (keys, values) = (map.keys(), map.values());
+            let columns = vec![align_array(keys, fields[0].data_type())?, align_array(values, fields[1].data_type())?];
+            let inner = StructArray::try_new(fields.clone(), columns, None).map_err(failed)?;
+            let (offsets, nulls) = (map.offsets().clone(), map.nulls().cloned());
+            Ok(Arc::new(MapArray::try_new(entries.clone(), offsets, inner, nulls, *ordered).map_err(failed)?))
+        }
+        (LargeUtf8 | Utf8View | Dictionary(_, _), Utf8)
+        | (LargeBinary | BinaryView, Binary)
+        | (Int8, Int16 | Int32 | Int64)
+        | (Int16, Int32 | Int64)
+        | (Int32, Int64)
+        | (Float32, Float64) => {
+            let strict = CastOptions { safe: false, ..CastOptions::default() };
+            cast_with_options(array, to, &strict).map_err(failed)
+        }
+        _ => Err(format!("it holds {from}, the table {to}")),
     }
 }
 

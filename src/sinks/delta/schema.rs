@@ -1,8 +1,16 @@
 //! Arrow types and Delta types: what a column becomes in the lake, and how a table may grow without breaking.
 //!
 //! Pure. `lake_schema` says how our columns are stored (timestamps in microseconds UTC, everything nullable),
-//! `schema_json` and `arrow_schema` translate to and from Delta's own notation, `merge` is the rule of evolution:
-//! new columns and new fields inside structs are added, everything else must be equal.
+//! `schema_json` and `arrow_schema` translate to and from Delta's own notation. A statement's column against the table's:
+//!
+//! | the statement has                                    | then                                                       |
+//! |------------------------------------------------------|------------------------------------------------------------|
+//! | a column or a struct's field the table has not        | `merge` adds it, in the commit of the first rows that have it |
+//! | not a column the table has                            | it is NULL in our rows                                     |
+//! | the same type                                         | as it is                                                   |
+//! | a narrower type, every value of which the wider holds | `settle`: stored in the table's type                       |
+//! | a wider whole number of up to 32 bits                 | `merge` widens the table's: Parquet stores them alike      |
+//! | any other type                                        | refused at the start, with the ways out                    |
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use deltalake::kernel::StructType;
@@ -157,6 +165,50 @@ pub(super) fn arrow_schema(schema: &Value) -> Result<SchemaRef, String> {
     Ok(Arc::new(arrow))
 }
 
+/// How our rows are stored in a table that is there: in the table's types where those hold every value of ours.
+pub(super) fn settle(stored: &Schema, table: &Value) -> Result<SchemaRef, String> {
+    let table = arrow_schema(table)?;
+    Ok(Arc::new(Schema::new(settle_fields(stored.fields(), table.fields()))))
+}
+
+fn settle_fields(stored: &Fields, table: &Fields) -> Fields {
+    let settle = |field: &Arc<Field>| match table.iter().find(|t| t.name() == field.name()) {
+        Some(known) => Arc::new(Field::new(field.name(), settle_type(field.data_type(), known.data_type()), true)),
+        None => field.clone(),
+    };
+    stored.iter().map(settle).collect()
+}
+
+fn settle_type(stored: &DataType, table: &DataType) -> DataType {
+    use DataType::*;
+    match (stored, table) {
+        (Struct(ours), Struct(theirs)) => Struct(settle_fields(ours, theirs)),
+        (List(ours), List(theirs)) => {
+            List(Arc::new(Field::new(LIST_ELEMENT, settle_type(ours.data_type(), theirs.data_type()), true)))
+        }
+        (ours, theirs) if holds_all(theirs, ours) => theirs.clone(),
+        (ours, _) => ours.clone(),
+    }
+}
+
+/// Every value of `narrow` is, exactly, one of `wide`.
+fn holds_all(wide: &DataType, narrow: &DataType) -> bool {
+    use DataType::*;
+    match (narrow, wide) {
+        (Int8, Int16 | Int32 | Int64 | Float32 | Float64) => true,
+        (Int16, Int32 | Int64 | Float32 | Float64) => true,
+        (Int32, Int64 | Float64) => true,
+        (Float32, Float64) => true,
+        (Decimal128(p, s), Decimal128(wp, ws)) => ws >= s && *wp as i16 - *ws as i16 >= *p as i16 - *s as i16,
+        _ => false,
+    }
+}
+
+/// Whole numbers that Parquet stores in the same 32 bits, by how much they hold.
+fn small_integer(t: &Value) -> Option<usize> {
+    ["byte", "short", "integer"].iter().position(|name| t == name)
+}
+
 /// The table's schema with what `wanted` adds to it; `None`: the table already holds all of it.
 pub(super) fn merge(table: &Value, wanted: &Value) -> Result<Option<Value>, Misfit> {
     let mut merged = table.clone();
@@ -195,6 +247,12 @@ fn merge_fields(table: &mut Value, wanted: &Value, path: &str) -> Result<bool, M
 fn merge_types(table: &mut Value, wanted: &Value, path: &str) -> Result<bool, Misfit> {
     if table == wanted {
         return Ok(false);
+    }
+    if let (Some(held), Some(asked)) = (small_integer(table), small_integer(wanted)) {
+        if asked > held {
+            *table = wanted.clone();
+        }
+        return Ok(asked > held);
     }
     let kind = |t: &Value| t["type"].as_str().map(str::to_owned);
     match (kind(table).as_deref(), kind(wanted).as_deref()) {
@@ -341,6 +399,71 @@ mod tests {
         ] {
             assert_eq!(merge(&table, &wanted).unwrap_err().what, expected);
         }
+    }
+
+    /// The whole lattice of plain types: what becomes of a statement's column in a table's.
+    #[test]
+    fn every_pair_of_types_has_one_answer() {
+        use DataType::*;
+        let utc = || Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let decimal = |p, s| Decimal128(p, s);
+        let types = [
+            Boolean,
+            Int8,
+            Int16,
+            Int32,
+            Int64,
+            Float32,
+            Float64,
+            decimal(9, 2),
+            decimal(12, 2),
+            decimal(12, 4),
+            Utf8,
+            Binary,
+            Date32,
+            utc(),
+        ];
+        let mut found = Vec::new();
+        for ours in &types {
+            for theirs in types.iter().filter(|t| *t != ours) {
+                let table = schema_json(&Schema::new(vec![field("c", theirs.clone())]));
+                let stored = settle(&Schema::new(vec![field("c", ours.clone())]), &table).unwrap();
+                let settled = stored.field(0).data_type() != ours;
+                let name = |t: &DataType| type_name(&type_json(t));
+                match merge(&table, &schema_json(&stored)) {
+                    Ok(None) if settled => found.push(format!("{} in {}", name(ours), name(theirs))),
+                    Ok(Some(grown)) => {
+                        let now = type_name(&grown["fields"][0]["type"]);
+                        found.push(format!("{} makes {} {now}", name(ours), name(theirs)));
+                    }
+                    Ok(None) => panic!("{ours} would be written as it is into {theirs}"),
+                    Err(misfit) => assert!(misfit.hint.contains("CAST the column"), "{misfit:?}"),
+                }
+            }
+        }
+        assert_eq!(
+            found,
+            [
+                "byte in short",
+                "byte in integer",
+                "byte in long",
+                "byte in float",
+                "byte in double",
+                "short makes byte short",
+                "short in integer",
+                "short in long",
+                "short in float",
+                "short in double",
+                "integer makes byte integer",
+                "integer makes short integer",
+                "integer in long",
+                "integer in double",
+                "float in double",
+                "decimal(9,2) in decimal(12,2)",
+                "decimal(9,2) in decimal(12,4)",
+            ],
+            "all others are refused; never a float in a whole number"
+        );
     }
 
     #[test]

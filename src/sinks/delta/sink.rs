@@ -2,14 +2,14 @@
 
 use super::config::{DeltaConfig, FloatEncoding};
 use super::log::{Head, Log, Metadata, creation};
-use super::schema::{Misfit, lake_schema, merge, schema_json};
+use super::schema::{Misfit, lake_schema, merge, schema_json, settle};
 use super::table::{Table, TableSpec};
 use super::writer::{FileFormat, properties, stats_columns};
 use crate::config::section::Section;
 use crate::env::clock::Clock;
 use crate::env::store::{self, Location, PutOutcome};
 use crate::types::error::{Error, Result};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -60,7 +60,8 @@ impl DeltaSink {
                 hint: "Leave at least one column in the files.".into(),
             }));
         }
-        let format = FileFormat {
+        let format = |stored: SchemaRef| FileFormat {
+            floats: self.float_encoding,
             properties: properties(&stored, self.float_encoding),
             stats_columns: stats_columns(&stored, &spec.partition_by),
             partition_by: spec.partition_by.clone(),
@@ -68,8 +69,10 @@ impl DeltaSink {
         };
         let head = match log.load().await? {
             Some(head) => head,
-            None => self.create(&log, &spec, &format).await?,
+            None => self.create(&log, &spec, &format(stored.clone())).await?,
         };
+        let settled = settle(&stored, &head.metadata.schema);
+        let format = format(settled.map_err(|e| log.failed(format_args!("the table's schema cannot be read: {e}")))?);
         fits(&head, &format).map_err(|m| log.refused(m))?;
         Table::new(spec, app_id, log, format, head, self.clock.clone())
     }
@@ -83,7 +86,7 @@ impl DeltaSink {
             "schemaString": schema_json(&format.schema).to_string(),
             "partitionColumns": format.partition_by,
             "configuration": {
-                "delta.checkpointInterval": super::upkeep::CHECKPOINT_COMMITS.to_string(),
+                "delta.checkpointInterval": super::checkpoint::CHECKPOINT_COMMITS.to_string(),
                 // Cleaned by us after a checkpoint that was read back; writers that clean on every commit list the log.
                 "delta.enableExpiredLogCleanup": "false",
                 "delta.logRetentionDuration": "interval 24 hours",
@@ -100,14 +103,21 @@ impl DeltaSink {
         };
         action["configuration"][key] = value.into();
         let metadata = Metadata::parse(action).map_err(|e| log.failed(e))?;
-        match log.write(0, creation(&metadata, now_ms)).await? {
-            PutOutcome::Created => tracing::info!(table = %log.table.display, "created a Delta table"),
+        let failure = match log.write(0, creation(&metadata, now_ms)).await {
+            Ok(PutOutcome::Created) => {
+                tracing::info!(table = %log.table.display, "created a Delta table");
+                None
+            }
             // Another process, or our own attempt whose answer was lost: the log says what the table is.
-            PutOutcome::AlreadyExists => {}
+            Ok(PutOutcome::AlreadyExists) => None,
+            // It may have landed all the same.
+            Err(error) => Some(error),
+        };
+        match (log.load().await?, failure) {
+            (Some(head), _) => Ok(head),
+            (None, Some(failure)) => Err(failure),
+            (None, None) => Err(Error::Unavailable(format!("{}: the new table is not there yet", log.table.display))),
         }
-        log.load()
-            .await?
-            .ok_or_else(|| Error::Unavailable(format!("{}: the new table is not there yet", log.table.display)))
     }
 }
 

@@ -1,12 +1,12 @@
 //! One Delta table: open or create, write an epoch's files, apply a record, snapshot for readers.
 
 use super::commit;
+use super::files::path_of_add;
 use super::log::{Head, Log, Metadata};
 use super::schema::{arrow_schema, merge, schema_json};
 use super::snapshot::{PinnedTable, Reader};
-use super::upkeep::Upkeep;
-use super::writer::FileFormat;
 pub use super::writer::{EpochWriter, Prepared};
+use super::writer::{FileFormat, Pending};
 use crate::env::clock::Clock;
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::error::{Error, Result};
@@ -14,8 +14,10 @@ use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use futures::TryStreamExt;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// What a table must be. Columns are nullable; types are what Delta can hold (timestamps in microseconds UTC).
 #[derive(Clone, Debug)]
@@ -45,12 +47,17 @@ pub struct Table {
     spec: TableSpec,
     app_id: String,
     pub(super) log: Log,
-    format: Arc<FileFormat>,
+    pub(super) format: Arc<FileFormat>,
     pub(super) clock: Clock,
     /// A std lock, because nothing awaits while it is held. Written by whoever holds `commit`.
     head: RwLock<Arc<Seen>>,
-    /// One commit at a time per table; holds what the next one must know.
-    pub(super) commit: tokio::sync::Mutex<Upkeep>,
+    /// The newest version seen; upkeep wakes up by it.
+    version: watch::Sender<u64>,
+    /// One commit at a time per table.
+    pub(super) commit: tokio::sync::Mutex<()>,
+    pub(super) pending: Arc<Pending>,
+    /// As upkeep last counted them; 0: not yet.
+    active_files: AtomicU64,
     reader: Arc<Reader>,
 }
 
@@ -81,8 +88,11 @@ impl Table {
             app_id: app_id.to_owned(),
             format: Arc::new(format),
             clock,
+            version: watch::Sender::new(seen.head.version),
             head: RwLock::new(Arc::new(seen)),
-            commit: tokio::sync::Mutex::new(Upkeep::default()),
+            commit: tokio::sync::Mutex::default(),
+            pending: Arc::default(),
+            active_files: AtomicU64::new(0),
             reader,
             log,
         }))
@@ -115,7 +125,7 @@ impl Table {
     }
 
     pub fn writer(&self) -> Result<EpochWriter> {
-        EpochWriter::new(self.format.clone(), self.log.table.clone())
+        EpochWriter::new(self.format.clone(), self.log.table.clone(), self.pending.clone())
     }
 
     /// Idempotent: skipped when the table already holds `epoch` or more under the landing's application id.
@@ -127,14 +137,7 @@ impl Table {
     /// Fails, naming the file, unless every file that `adds` refer to is there. For epochs decided in an earlier life:
     /// committing an Add without its file would break every reader of the table.
     pub async fn verify_files(&self, adds: &[serde_json::Value]) -> Result<()> {
-        let paths = adds
-            .iter()
-            .map(|add| match serde_json::from_value::<deltalake::kernel::Add>(add.clone()) {
-                // Deserialising undoes the percent-encoding of the log.
-                Ok(add) => Ok(add.path),
-                Err(e) => Err(self.log.failed(format_args!("the record holds an Add that cannot be read: {e}"))),
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let paths = adds.iter().map(path_of_add).collect::<Result<Vec<_>>>()?;
         futures::stream::iter(paths.iter().map(Ok::<_, Error>))
             .try_for_each_concurrent(VERIFY_IN_FLIGHT_MAX, |path| async move {
                 match self.log.head_file(path).await {
@@ -183,8 +186,24 @@ impl Table {
     /// Publishes a newer head; readers see it from now on.
     pub(super) fn see(&self, head: Head) -> Result<()> {
         let seen = Self::seen(&self.log, head)?;
+        let version = seen.head.version;
         *self.head.write().expect("no panic while held") = Arc::new(seen);
+        self.version.send_replace(version);
         Ok(())
+    }
+
+    /// Files of the newest version when upkeep last looked; `None`: it has not.
+    pub fn active_files(&self) -> Option<u64> {
+        Some(self.active_files.load(Ordering::Relaxed)).filter(|n| *n > 0)
+    }
+
+    pub(super) fn count_active(&self, files: usize) {
+        self.active_files.store(files as u64, Ordering::Relaxed);
+        metrics::gauge!("pipe_table_active_files", "component" => self.log.name.clone()).set(files as f64);
+    }
+
+    pub(super) fn versions(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
     }
 
     pub(super) fn metadata(&self) -> Metadata {

@@ -1,8 +1,11 @@
 //! The promises of a Delta table: an epoch lands once, whatever fails; others may write too; what does not fit is refused.
 
+mod cleaning;
+mod compaction;
 mod hostile;
 mod values;
 
+use super::checkpoint::Checkpoints;
 use super::config::FloatEncoding;
 use super::sink::DeltaSink;
 use super::table::{Landing, Table, TableSpec};
@@ -245,6 +248,72 @@ async fn a_new_column_lands_with_the_first_rows_that_have_it() {
     assert_eq!(ask(&older, "SELECT id, speed FROM t ORDER BY id").await, "0 NULL; 1 NULL; 2 1.5; 3 NULL");
 }
 
+/// A narrower statement stores in the table's types, a wider small number widens the table in the same commit, and files
+/// of before and after are read, filtered and compacted together.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_find_room_without_losing_anything() {
+    use arrow::array::{Float32Array, Int8Array, Int16Array, Int32Array};
+    let location = Location::in_memory();
+    let row = |n: ArrayRef, m: ArrayRef, x: ArrayRef| {
+        RecordBatch::try_from_iter_with_nullable([("n", n, true), ("m", m, true), ("x", x, true)]).unwrap()
+    };
+    let batches = [
+        row(
+            Arc::new(Int8Array::from(vec![-7])),
+            Arc::new(Int64Array::from(vec![1 << 40])),
+            Arc::new(arrow::array::Float64Array::from(vec![0.1])),
+        ),
+        row(
+            Arc::new(Int32Array::from(vec![1 << 20])),
+            Arc::new(Int32Array::from(vec![-5])),
+            Arc::new(Float32Array::from(vec![0.5])),
+        ),
+        row(
+            Arc::new(Int16Array::from(vec![300])),
+            Arc::new(Int16Array::from(vec![9])),
+            Arc::new(Int32Array::from(vec![3])),
+        ),
+    ];
+    let mut last = None;
+    for (i, batch) in batches.iter().enumerate() {
+        let spec = TableSpec { name: TABLE.into(), schema: batch.schema(), partition_by: vec![] };
+        let table = open(&location, spec).await.unwrap();
+        let next = landing(&table, std::slice::from_ref(batch)).await;
+        assert_eq!(next.schema_action.is_some(), i == 1, "only the second widens a column of the table");
+        table.apply(Epoch(i as u64 + 1), &next).await.unwrap();
+        // The same again, as after a crash: also when the table has been widened since.
+        table.apply(Epoch(i as u64 + 1), &next).await.unwrap();
+        last = Some(table);
+    }
+    let table = last.unwrap();
+    assert_eq!(table.snapshot().version, 3);
+    assert_eq!(table.snapshot().provider.schema().field_with_name("n").unwrap().data_type(), &DataType::Int32);
+    let rows = "-7 1099511627776 0.1; 300 9 3.0; 1048576 -5 0.5";
+    assert_eq!(ask(&table, "SELECT n, m, x FROM t ORDER BY n").await, rows);
+    assert_eq!(ask(&table, "SELECT m FROM t WHERE n = -7").await, "1099511627776");
+    assert_eq!(ask(&table, "SELECT m FROM t WHERE n > 299 AND x = 0.5").await, "-5");
+    let config = super::config::DeltaTableConfig { compact_files_min: 2, ..Default::default() };
+    let mut upkeep = super::upkeep::Upkeep::new(table.clone(), config, super::upkeep::turn());
+    upkeep.look(&Default::default()).await;
+    assert_eq!(table.snapshot().version, 4);
+    assert_eq!(ask(&table, "SELECT n, m, x FROM t ORDER BY n").await, rows);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_creation_was_not_answered_is_there() {
+    let hostile = LosesAnswers::new(Location::in_memory().store);
+    let location = Location { store: hostile.clone(), ..Location::in_memory() };
+    hostile.after.store(1, Ordering::SeqCst);
+    let table = open(&location, plain()).await.unwrap();
+    assert_eq!(table.snapshot().version, 0);
+    let other = Location { store: LosesAnswers::new(Location::in_memory().store), ..Location::in_memory() };
+    let away = LosesAnswers::new(other.store.clone());
+    away.before.store(1, Ordering::SeqCst);
+    let location = Location { store: away, ..other };
+    assert!(open(&location, plain()).await.err().unwrap().is_retriable());
+    open(&location, plain()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_the_table_is_refused_with_the_ways_out() {
     let location = Location::in_memory();
@@ -360,17 +429,18 @@ async fn hundreds_of_commits_stay_cheap() {
     let table = open(&location, plain()).await.unwrap();
     let requests = || hostile.requests.load(Ordering::SeqCst);
     let mut costs = Vec::new();
+    let mut checkpoints = Checkpoints::default();
     for epoch in 1..=300 {
         let next = landing(&table, &[rows(epoch, 1)]).await;
         let before = requests();
         table.apply(Epoch(epoch as u64), &next).await.unwrap();
         costs.push(requests() - before);
+        checkpoints.after_commit(&table).await;
         if epoch % 10 == 0 {
             assert_eq!(ask(&table, "SELECT count(*) FROM t").await, format!("{epoch}"));
         }
     }
-    let plain_commits = costs.iter().filter(|c| **c == 1).count();
-    assert!(plain_commits >= 297, "a commit is one put: {costs:?}");
+    assert!(costs.iter().all(|c| *c == 1), "a commit is one put, and waits for nothing else: {costs:?}");
     assert!(table.reader().steps().await.unwrap() <= 10, "the file list was loaded anew after the checkpoint");
     let checkpoints: Vec<String> = location
         .list(&format!("{TABLE}/_delta_log"))
@@ -501,9 +571,11 @@ async fn a_cleaned_log_still_holds_everything() {
     metadata["configuration"]["delta.logRetentionDuration"] = "interval 0 seconds".into();
     foreign_commit(&location, vec![Action::Metadata(serde_json::from_value(metadata).unwrap())], vec![]).await;
     let table = open(&location, plain()).await.unwrap();
+    let mut checkpoints = Checkpoints::default();
     for epoch in 1..=230 {
         let next = landing(&table, &[rows(epoch, 1)]).await;
         table.apply(Epoch(epoch as u64), &next).await.unwrap();
+        checkpoints.after_commit(&table).await;
     }
     let log = location.list(&format!("{TABLE}/_delta_log")).await.unwrap();
     assert!(log.len() < 150, "{} objects are left in the log", log.len());

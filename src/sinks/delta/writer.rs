@@ -17,7 +17,7 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Rows of one row group. An epoch's file is normally one group; the bound keeps an open writer's memory small when a
 /// backlog makes the epoch long. Full: the group is encoded and uploaded, the file goes on.
@@ -47,9 +47,32 @@ pub(super) struct FileFormat {
     /// Columns as stored, partition columns among them.
     pub schema: SchemaRef,
     pub partition_by: Vec<String>,
+    pub floats: FloatEncoding,
     pub properties: WriterProperties,
     /// Quoted where the name needs it.
     pub stats_columns: Vec<String>,
+}
+
+/// Files written by this process that no commit holds yet, by path: prepared for an epoch that is still to be decided or
+/// applied, however long that takes. Clean-up leaves them alone.
+#[derive(Debug, Default)]
+pub(super) struct Pending(Mutex<HashSet<String>>);
+
+impl Pending {
+    fn insert(&self, adds: &[Add]) {
+        self.0.lock().expect("no panic while held").extend(adds.iter().map(|add| add.path.clone()));
+    }
+
+    pub fn remove<'a>(&self, paths: impl Iterator<Item = &'a str>) {
+        let mut pending = self.0.lock().expect("no panic while held");
+        for path in paths {
+            pending.remove(path);
+        }
+    }
+
+    pub fn snapshot(&self) -> HashSet<String> {
+        self.0.lock().expect("no panic while held").clone()
+    }
 }
 
 /// The files of one epoch of one slot, being written. Nothing is visible until the record that lists them is applied.
@@ -61,15 +84,16 @@ pub struct EpochWriter {
     open: Partitions,
     /// Of files finished before the others, because too many partitions were open.
     finished: Vec<Add>,
+    pending: Arc<Pending>,
     rows: u64,
 }
 
 impl EpochWriter {
-    pub(super) fn new(format: Arc<FileFormat>, location: Location) -> Result<Self> {
+    pub(super) fn new(format: Arc<FileFormat>, location: Location, pending: Arc<Pending>) -> Result<Self> {
         let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(location.store.clone(), location.prefix.clone()));
         let writer = new_writer(&format, &store);
         let open = Partitions::new(&format)?;
-        Ok(EpochWriter { format, location, store, writer, open, finished: Vec::new(), rows: 0 })
+        Ok(EpochWriter { format, location, store, writer, open, finished: Vec::new(), pending, rows: 0 })
     }
 
     /// Columns as the spec's schema. Streams to the store; memory is bounded by one row group per partition.
@@ -99,21 +123,31 @@ impl EpochWriter {
     /// Finishes the open files and goes on with new ones.
     async fn roll(&mut self) -> Result<()> {
         let full = std::mem::replace(&mut self.writer, new_writer(&self.format, &self.store));
-        self.finished.extend(full.close().await.map_err(|e| failed(&self.location, "finish its files", e))?);
+        let adds = full.close().await.map_err(|e| failed(&self.location, "finish its files", e))?;
+        self.pending.insert(&adds);
+        self.finished.extend(adds);
         Ok(())
     }
 
     /// Files complete and durable (fsynced on local disk).
     pub async fn finish(self) -> Result<Prepared> {
-        let mut adds = self.finished;
-        adds.extend(self.writer.close().await.map_err(|e| failed(&self.location, "finish its files", e))?);
+        let rows = self.rows;
+        let adds = self.close().await?;
         let bytes = adds.iter().map(|a| a.size as u64).sum();
         let adds = adds
             .iter()
             .map(serde_json::to_value)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| Error::Failed(format!("an Add action cannot be written as JSON: {e}")))?;
-        Ok(Prepared { adds, rows: self.rows, bytes })
+        Ok(Prepared { adds, rows, bytes })
+    }
+
+    /// As `finish`, with the Adds as delta-rs has them.
+    pub(super) async fn close(self) -> Result<Vec<Add>> {
+        let mut adds = self.finished;
+        adds.extend(self.writer.close().await.map_err(|e| failed(&self.location, "finish its files", e))?);
+        self.pending.insert(&adds);
+        Ok(adds)
     }
 
     /// How the files are encoded: for measuring against a bare Parquet writer.
@@ -135,6 +169,7 @@ impl EpochWriter {
                 tracing::warn!(table = %self.location.display, file = add.path, %error, "could not remove an unused file");
             }
         }
+        self.pending.remove(self.finished.iter().map(|add| add.path.as_str()));
     }
 }
 
@@ -167,7 +202,10 @@ fn failed(location: &Location, doing: &str, e: DeltaTableError) -> Error {
 fn store_error(e: &(dyn std::error::Error + 'static)) -> Option<String> {
     let mut next = Some(e);
     while let Some(e) = next {
-        if let Some(store) = e.downcast_ref::<object_store::Error>() {
+        // The end of an upload wraps it once more, and an io::Error hides what it wraps from `source`.
+        let wrapped = e.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        let wrapped = wrapped.and_then(|e| e.downcast_ref::<object_store::Error>());
+        if let Some(store) = e.downcast_ref::<object_store::Error>().or(wrapped) {
             return Some(store.to_string());
         }
         next = e.source();

@@ -1,0 +1,41 @@
+//! The thread beside the stream that keeps the lake's tables in order: checkpoints of their logs, compaction, vacuum.
+//!
+//! Nothing waits for it, and nothing that fails in it ends the pipeline: a panic is said, and the work begins anew.
+
+use crate::sinks::delta::config::DeltaTableConfig;
+use crate::sinks::delta::table::Table;
+use crate::sinks::delta::upkeep::{Upkeep, turn};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// After a panic: not at once into the same one.
+const RESTART_AFTER: Duration = Duration::from_secs(60);
+
+/// Runs until `stop`. To be called when recovery is done: what an earlier process decided is applied by then, so that
+/// every file that still matters is named by a log or known to this process.
+pub fn start(tables: Vec<(Arc<Table>, DeltaTableConfig)>, stop: CancellationToken) -> JoinHandle<()> {
+    let io = tokio::runtime::Handle::current();
+    let work = move || {
+        while !stop.is_cancelled() {
+            let turn = turn();
+            let all = tables.iter().map(|(table, config)| Upkeep::new(table.clone(), config.clone(), turn.clone()));
+            let all = futures::future::join_all(all.map(|upkeep| upkeep.run(stop.clone())).collect::<Vec<_>>());
+            // Encoding happens on this thread, reading and writing on the runtime's.
+            let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| io.block_on(all))) else { return };
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default();
+            tracing::error!(panic = text, "the upkeep of the lake's tables failed; it begins anew in a minute");
+            metrics::counter!("pipe_table_upkeep_panics_total").increment(1);
+            io.block_on(async {
+                tokio::select! {
+                    _ = stop.cancelled() => {}
+                    _ = tokio::time::sleep(RESTART_AFTER) => {}
+                }
+            });
+        }
+    };
+    std::thread::Builder::new().name("upkeep".into()).spawn(work).expect("the system can start a thread")
+}
