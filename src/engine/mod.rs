@@ -13,6 +13,7 @@ pub mod checkpointer; // cut -> prepare -> decide -> apply
 pub mod cleanup; // what nothing retained needs is deleted
 pub mod dead_letter; // rejects as rows
 pub mod deliver; // rows -> the epoch's Parquet files
+pub mod fenced; // what a fenced process leaves behind
 pub mod ingest; // handovers -> one decoded batch
 pub mod lake; // what is needed of tables that take rows exactly once
 pub mod load; // config and SQL files from disk

@@ -11,6 +11,7 @@ use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, Checkpointer};
 use crate::engine::dead_letter;
 use crate::engine::deliver;
+use crate::engine::fenced::{Journalled, with_left_behind};
 use crate::engine::lake::DeltaLake;
 use crate::engine::load;
 use crate::engine::recover;
@@ -122,7 +123,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let stop = CancellationToken::new();
     let kept = live.tables.iter().map(|t| (t.table.clone(), lake.table_config(&t.sink, &t.table.spec().name)));
     crew.threads.push(upkeep::start(kept.collect(), stop.child_token()));
-    let supervisor = Supervisor { crew, stop: stop.clone(), finish: parts.finish, lock };
+    let mut journals = Vec::new();
     let mut running_sources = JoinSet::new();
     let queue_bytes = in_flight_bytes / 4 / sources.len().max(1) as u64;
     for (part, begin) in sources.into_iter().zip(parts.sources) {
@@ -133,6 +134,11 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
             quarantine_journal: options.quarantine_journal,
         };
         let source = (part.kind.open)(&part.section, open)?;
+        journals.push(Journalled {
+            source: part.name.clone(),
+            dir: journal::directory(&data_dir, &part.name),
+            applied: begin.applied.clone(),
+        });
         let context = SourceContext {
             intake: parts.intake.clone(),
             start: begin.start,
@@ -147,6 +153,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     drop(parts.intake);
     // Ends by itself with the checkpointer; nothing waits for it.
     tokio::spawn(parts.cleaner.run());
+    let supervisor = Supervisor { crew, stop: stop.clone(), finish: parts.finish, journals, lock };
     let supervisor = tokio::spawn(supervisor.run(running_sources, parts.checkpointer));
     Ok(Running { live, stop, supervisor })
 }
@@ -231,6 +238,8 @@ struct Supervisor {
     crew: Crew,
     stop: CancellationToken,
     finish: CancellationToken,
+    /// Of every source; most have none on the disk.
+    journals: Vec<Journalled>,
     /// Held to the very end: no second process before the last record.
     lock: std::fs::File,
 }
@@ -260,10 +269,15 @@ impl Supervisor {
                 },
             }
         };
+        if matches!(ended, Err(Error::Fenced(_))) {
+            // Connections end in the middle: an orderly end would acknowledge what the other process is to get.
+            sources.abort_all();
+        }
         self.stop.cancel();
         checkpoints.abort();
         sources.shutdown().await;
         let ended = match ended {
+            Err(e @ Error::Fenced(_)) => Err(with_left_behind(e, &self.journals)),
             // A worker's own error says more than "a slot has stopped".
             Err(e) => Err(self.crew.failed.try_recv().ok().unwrap_or(e)),
             Ok(()) => Ok(()),

@@ -1,7 +1,8 @@
 //! One message as the journal keeps it: what cannot be asked for again from the broker.
 
 use crate::types::message::Headers;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use std::ops::Range;
 use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -45,18 +46,52 @@ impl Entry {
         put(out, &self.payload);
     }
 
-    /// `None`: not an entry. Payloads share the memory of `body`.
-    pub(super) fn decode(body: &mut Bytes) -> Option<Entry> {
-        let received_at_us = body.try_get_i64_le().ok()?;
-        let flags = body.try_get_u8().ok()?;
-        let topic = text(take(body)??)?;
-        let count = body.try_get_u32_le().ok()? as usize;
-        let mut headers = Headers::new();
-        for _ in 0..count {
-            headers.push((text(take(body)??)?, take(body)?));
+    /// The entry at `at`, which moves behind it. `None`: not an entry. Payloads share the memory of `body`.
+    pub(super) fn decode(body: &Bytes, at: &mut usize, topics: &mut Topics) -> Option<Entry> {
+        let received_at_us = i64::from_le_bytes(array(body, at)?);
+        let [flags] = array(body, at)?;
+        let topic = topics.named(&body[take(body, at)??])?;
+        let mut headers = None;
+        let count = u32::from_le_bytes(array(body, at)?);
+        if count > 0 {
+            let mut read = Headers::new();
+            for _ in 0..count {
+                let name = text(take(body, at)??, body)?;
+                read.push((name, take(body, at)?.map(|range| body.slice(range))));
+            }
+            headers = Some(Arc::new(read));
         }
-        let headers = (!headers.is_empty()).then(|| Arc::new(headers));
-        Some(Entry { received_at_us, flags, topic, headers, payload: take(body)?? })
+        let payload = body.slice(take(body, at)??);
+        Some(Entry { received_at_us, flags, topic, headers, payload })
+    }
+}
+
+/// Topics seen lately, so that one which comes again is neither checked nor copied again. Direct mapped: a fleet with more
+/// topics than places costs an allocation per message, as without.
+pub(super) struct Topics([Option<Arc<str>>; TOPICS]);
+
+const TOPICS: usize = 256;
+
+impl Default for Topics {
+    fn default() -> Self {
+        Topics(std::array::from_fn(|_| None))
+    }
+}
+
+impl Topics {
+    /// `None`: not UTF-8.
+    fn named(&mut self, bytes: &[u8]) -> Option<Arc<str>> {
+        // FNV-1a: what differs between the topics of a fleet stands anywhere in them.
+        let hash = bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ *byte as u32).wrapping_mul(0x0100_0193));
+        let place = &mut self.0[(hash ^ hash >> 16) as usize % TOPICS];
+        if let Some(known) = place
+            && known.as_bytes() == bytes
+        {
+            return Some(known.clone());
+        }
+        let topic: Arc<str> = std::str::from_utf8(bytes).ok()?.into();
+        *place = Some(topic.clone());
+        Some(topic)
     }
 }
 
@@ -66,18 +101,23 @@ fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Outer `None`: too short. Inner `None`: no value.
-fn take(body: &mut Bytes) -> Option<Option<Bytes>> {
-    let length = body.try_get_u32_le().ok()?;
+fn array<const N: usize>(body: &[u8], at: &mut usize) -> Option<[u8; N]> {
+    let found = *body.get(*at..)?.first_chunk::<N>()?;
+    *at += N;
+    Some(found)
+}
+
+/// Where the next length-prefixed bytes stand. Outer `None`: too short. Inner `None`: no value.
+fn take(body: &[u8], at: &mut usize) -> Option<Option<Range<usize>>> {
+    let length = u32::from_le_bytes(array(body, at)?);
     if length == NO_VALUE {
         return Some(None);
     }
-    if body.len() < length as usize {
-        return None;
-    }
-    Some(Some(body.split_to(length as usize)))
+    let range = *at..at.checked_add(length as usize).filter(|end| *end <= body.len())?;
+    *at = range.end;
+    Some(Some(range))
 }
 
-fn text(bytes: Bytes) -> Option<Arc<str>> {
-    std::str::from_utf8(&bytes).ok().map(Arc::from)
+fn text(range: Range<usize>, body: &[u8]) -> Option<Arc<str>> {
+    std::str::from_utf8(&body[range]).ok().map(Arc::from)
 }

@@ -4,7 +4,7 @@
 //! synced (8) · body. The checksum covers everything else, so a header that was not written whole is noticed too. Version 1
 //! ends its header at the checksum; it is still read.
 
-use crate::journal::entry::Entry;
+use crate::journal::entry::{Entry, Topics};
 use crate::types::epoch::ChainId;
 use crate::types::position::Position;
 use bytes::Bytes;
@@ -124,11 +124,12 @@ pub fn encode<'a>(
 }
 
 /// The entries of a body whose checksum fits. `None`: a body this build cannot read.
-pub fn decode(header: &Header, mut body: Bytes) -> Option<Vec<Entry>> {
+pub fn decode(header: &Header, body: Bytes, topics: &mut Topics) -> Option<Vec<Entry>> {
     // An entry has 21 bytes at least: a wrong count must not set memory aside for itself.
     let mut entries = Vec::with_capacity((header.entries as usize).min(body.len() / 21 + 1));
+    let mut at = 0;
     for _ in 0..header.entries {
-        entries.push(Entry::decode(&mut body)?);
+        entries.push(Entry::decode(&body, &mut at, topics)?);
     }
-    body.is_empty().then_some(entries)
+    (at == body.len()).then_some(entries)
 }

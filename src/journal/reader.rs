@@ -1,6 +1,6 @@
 //! Messages from a position on: from memory while the reader is close behind the writer, else from the files.
 
-use crate::journal::entry::Entry;
+use crate::journal::entry::{Entry, Topics};
 use crate::journal::examine::{Found, read_group};
 use crate::journal::segment::{self, Segment};
 use crate::journal::writer::Shared;
@@ -22,6 +22,7 @@ pub struct Reader {
     place: Option<Place>,
     /// Read from the file and not handed out yet; the first one is at `next`.
     left: VecDeque<Entry>,
+    topics: Topics,
 }
 
 /// Between two groups of a segment.
@@ -35,7 +36,7 @@ struct Place {
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, next: Position) -> Reader {
-        Reader { shared, next, place: None, left: VecDeque::new() }
+        Reader { shared, next, place: None, left: VecDeque::new(), topics: Topics::default() }
     }
 
     /// The position of the next message that `read` gives.
@@ -64,6 +65,15 @@ impl Reader {
                             self.shared.dir.display()
                         )));
                     }
+                }
+            }
+            if out.is_empty() && self.left.len() <= entries_max {
+                let all: usize = self.left.iter().map(Entry::bytes).sum();
+                if all <= bytes_max {
+                    // The usual case, without moving every message.
+                    bytes = all;
+                    self.next = Position(self.next.0 + self.left.len() as u64);
+                    out = std::mem::take(&mut self.left).into();
                 }
             }
             while let Some(entry) = self.left.front()
@@ -112,15 +122,19 @@ impl Reader {
                 Place { path: segment.path.clone(), file: BufReader::new(file), offset: 0, next: segment.span.from }
             }
         };
-        let mut body = Vec::new();
         loop {
+            let mut body = Vec::new();
             let at = place.offset;
             let damaged = || {
-                Error::Failed(format!(
-                    "the journal segment \"{}\" is damaged at byte {at}, at message {}",
-                    segment.path.display(),
-                    place.next
-                ))
+                segment::refused_damage(
+                    format!(
+                        "the journal segment \"{}\" is damaged at byte {at}, at message {}",
+                        segment.path.display(),
+                        place.next
+                    ),
+                    &self.shared.dir,
+                    "the messages that cannot be read are",
+                )
             };
             // The writer may be behind us in this file with its next group: only whole, durable groups are in `bytes`.
             let left = segment.bytes.saturating_sub(place.offset);
@@ -132,7 +146,7 @@ impl Reader {
                 return Err(damaged());
             }
             if header.end() > self.next {
-                let entries = group::decode(&header, Bytes::from(std::mem::take(&mut body))).ok_or_else(damaged)?;
+                let entries = group::decode(&header, Bytes::from(body), &mut self.topics).ok_or_else(damaged)?;
                 self.left = entries.into();
                 self.left.drain(..(self.next.0 - header.first.0) as usize);
             }

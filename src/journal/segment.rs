@@ -2,7 +2,7 @@
 //! were given up; together a run without holes.
 
 use crate::journal::disk::{Disk, sync_directory};
-use crate::journal::examine::{Listed, examine};
+use crate::journal::examine::{Depth, Listed, examine};
 use crate::journal::group::{Header, Tag};
 use crate::journal::{failed, repair};
 use crate::types::error::{Error, Result};
@@ -59,11 +59,13 @@ impl Segments {
     /// one that starts at `begin`.
     pub fn open(dir: &Path, opening: Opening, disk: &dyn Disk) -> Result<Segments> {
         let mut listed = Listed::read(dir)?;
-        let mut findings = examine(&listed, opening.begin, opening.tag)?;
+        let look = |listed: &Listed, depth| examine(listed, opening.begin, opening.tag, depth);
+        let mut findings = look(&listed, if opening.quarantine { Depth::Everything } else { Depth::Headers })?;
         if !findings.is_sound() {
+            findings = look(&listed, Depth::Everything)?;
             repair::repair(dir, &listed, &findings, &opening)?;
             listed = Listed::read(dir)?;
-            findings = examine(&listed, opening.begin, opening.tag)?;
+            findings = look(&listed, Depth::Headers)?;
             if !findings.is_sound() {
                 // A fault of ours; no message may be taken on top of it.
                 return Err(Error::Failed(format!(
@@ -73,8 +75,8 @@ impl Segments {
             }
         }
         let list: VecDeque<Segment> = findings.into_segments(&listed).into();
-        for segment in &list {
-            // A killed process may have left groups that are read here and are not on the disk yet. Costs nothing if they are.
+        if let Some(segment) = list.back() {
+            // A killed process may have left groups that are read here and are not on the disk yet.
             let synced = File::open(&segment.path).and_then(|file| file.sync_all());
             synced.map_err(|e| failed(&segment.path, "cannot reach the disk", e))?;
         }

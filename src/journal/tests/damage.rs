@@ -73,6 +73,23 @@ fn text(error: Error) -> String {
     }
 }
 
+/// A journal that is damaged is refused when it is opened, or where the damage is in the body of a group that a start does not
+/// read, when that group is read: never is anything behind it handed out.
+fn refusal_of(dir: &Path, lost: u64) -> Option<String> {
+    let journal = match Journal::open(dir, &chain(), Position(0), small()) {
+        Ok(journal) => journal,
+        Err(refused) => return Some(text(refused)),
+    };
+    let mut reader = journal.reader(Position(0));
+    loop {
+        match reader.read(1 << 20, 7) {
+            Err(refused) => return Some(text(refused)),
+            Ok(entries) if entries.is_empty() => return None,
+            Ok(_) => assert!(reader.position().0 <= lost, "handed out over the damage"),
+        }
+    }
+}
+
 /// Damages a journal: refused as it is, with nothing changed; opened with the flag, with exactly `lost` missing; and sound
 /// from then on.
 fn check(what: &str, damage: impl Fn(&[PathBuf]), refusal: &str, lost: impl Fn(&[PathBuf]) -> std::ops::Range<u64>) {
@@ -83,11 +100,11 @@ fn check(what: &str, damage: impl Fn(&[PathBuf]), refusal: &str, lost: impl Fn(&
     let before: Vec<_> = files.iter().map(|f| std::fs::read(f).expect("reads")).collect();
     damage(&files);
     let damaged = snapshot(dir);
-    let refused = Journal::open(dir, &chain(), Position(0), small()).err();
-    let refused = text(refused.unwrap_or_else(|| panic!("{what}: not refused")));
+    let refused = refusal_of(dir, lost.start).unwrap_or_else(|| panic!("{what}: not refused"));
     assert!(refused.contains(refusal), "{what}: {refused}");
     assert!(refused.contains("--quarantine-journal"), "{what}: {refused}");
-    if !lost.is_empty() {
+    let at_read = refused.contains("the messages that cannot be read are given up");
+    if !lost.is_empty() && !at_read {
         let span = segment::people(Span::new(Position(lost.start), Position(lost.end)));
         assert!(refused.contains(&format!("messages {span} are given up")), "{what}: {refused}");
     }

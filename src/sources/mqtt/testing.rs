@@ -25,6 +25,12 @@ pub struct Script {
     pub refuse_subscribe: bool,
     /// 0: the payload is the message's number. Else it is padded to this.
     pub payload_bytes: usize,
+    /// The payload is nothing at all.
+    pub is_empty: bool,
+    /// From the second connection on, the session is there with its subscriptions.
+    pub keeps_session: bool,
+    /// What was not acknowledged comes last again, so that packet ids mean other messages.
+    pub redelivers_last: bool,
 }
 
 impl Default for Script {
@@ -36,6 +42,9 @@ impl Default for Script {
             refuse_connect: false,
             refuse_subscribe: false,
             payload_bytes: 0,
+            is_empty: false,
+            keeps_session: false,
+            redelivers_last: false,
         }
     }
 }
@@ -55,6 +64,11 @@ struct State {
     connects: usize,
     connected: usize,
     subscribes: usize,
+    /// Of the last SUBSCRIBE: QoS, and with MQTT 5 what to do with retained messages.
+    subscribe_options: u8,
+    /// Of the last CONNECT with MQTT 5.
+    property_ids: Vec<u8>,
+    pings: usize,
 }
 
 struct Shared {
@@ -108,6 +122,18 @@ impl Broker {
         self.shared.state().subscribes
     }
 
+    pub fn subscribe_options(&self) -> u8 {
+        self.shared.state().subscribe_options
+    }
+
+    pub fn property_ids(&self) -> Vec<u8> {
+        self.shared.state().property_ids.clone()
+    }
+
+    pub fn pings(&self) -> usize {
+        self.shared.state().pings
+    }
+
     /// Messages that are in the journal and will be sent again: must be none after a clean stop.
     pub fn unacknowledged_and_journaled(&self, data_dir: &Path) -> u64 {
         let dir = journal::directory(data_dir, "fleet");
@@ -147,14 +173,20 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             };
             // However it ended, the client or the script closed it.
             let close_after = shared.script.close_after.get(number).copied();
-            if let Err(e) = session.serve(close_after).await {
+            let is_known = shared.script.keeps_session && number > 0;
+            if let Err(e) = session.serve(close_after, is_known).await {
                 tracing::debug!("the connection ended: {e}");
             }
             // In the order they were sent in, before everything else.
             let mut state = shared.state();
             for (_, message) in session.sent.iter().rev() {
                 state.in_flight.remove(message);
-                state.queue.push_front(*message);
+                if !shared.script.redelivers_last {
+                    state.queue.push_front(*message);
+                }
+            }
+            if shared.script.redelivers_last {
+                state.queue.extend(session.sent.iter().map(|(_, message)| *message));
             }
             state.connected -= 1;
         });
@@ -173,19 +205,25 @@ struct Session {
 }
 
 impl Session {
-    async fn serve(&mut self, close_after: Option<usize>) -> std::io::Result<()> {
+    async fn serve(&mut self, close_after: Option<usize>, is_known: bool) -> std::io::Result<()> {
         let (mut input, mut subscribed, mut delivered) = (BytesMut::new(), false, 0);
         let shared = self.shared.clone();
         loop {
             while let Some((kind, body)) = packet(&mut input) {
                 match kind >> 4 {
-                    1 => self.connect(&body).await?,
+                    1 => {
+                        self.connect(&body, is_known).await?;
+                        subscribed = is_known;
+                    }
                     8 => {
                         self.subscribe(&body).await?;
                         subscribed = true;
                     }
                     4 => self.acknowledge(&body),
-                    12 => self.stream.write_all(&[0xD0, 0]).await?,
+                    12 => {
+                        shared.state().pings += 1;
+                        self.stream.write_all(&[0xD0, 0]).await?;
+                    }
                     14 => return Ok(()),
                     other => panic!("the client sent a packet of kind {other}"),
                 }
@@ -206,19 +244,23 @@ impl Session {
         }
     }
 
-    async fn connect(&mut self, body: &[u8]) -> std::io::Result<()> {
+    async fn connect(&mut self, body: &[u8], is_known: bool) -> std::io::Result<()> {
         self.v5 = body[6] == 5;
+        if self.v5 {
+            self.shared.state().property_ids = property_ids(&body[11..11 + body[10] as usize]);
+        }
         let code = match (self.shared.script.refuse_connect, self.v5) {
             (false, _) => 0,
             (true, false) => 5,
             (true, true) => 0x87,
         };
-        let ack: &[u8] = if self.v5 { &[0x20, 3, 0, code, 0] } else { &[0x20, 2, 0, code] };
+        let ack: &[u8] = if self.v5 { &[0x20, 3, is_known as u8, code, 0] } else { &[0x20, 2, is_known as u8, code] };
         self.stream.write_all(ack).await
     }
 
     async fn subscribe(&mut self, body: &[u8]) -> std::io::Result<()> {
         self.shared.state().subscribes += 1;
+        self.shared.state().subscribe_options = *body.last().expect("a filter has options");
         let code = if self.shared.script.refuse_subscribe { 0x80 } else { self.shared.script.qos };
         let ack =
             if self.v5 { vec![0x90, 4, body[0], body[1], 0, code] } else { vec![0x90, 3, body[0], body[1], code] };
@@ -245,7 +287,9 @@ impl Session {
             body.put_slice(&[0x26, 0, 1, b'n', 0, number.len() as u8]);
             body.put_slice(number.as_bytes());
         }
-        body.put_slice(number.as_bytes());
+        if !script.is_empty {
+            body.put_slice(number.as_bytes());
+        }
         body.put_bytes(b' ', script.payload_bytes.saturating_sub(number.len()));
         let mut out = BytesMut::new();
         out.put_u8(0x30 | (script.qos << 1));
@@ -268,6 +312,22 @@ impl Session {
         state.in_flight.remove(&message);
         state.acknowledged += 1;
     }
+}
+
+/// The properties a CONNECT of ours may have, by their ids.
+fn property_ids(mut properties: &[u8]) -> Vec<u8> {
+    let mut ids = Vec::new();
+    while let Some((id, rest)) = properties.split_first() {
+        let bytes = match id {
+            0x17 | 0x19 => 1,
+            0x21 | 0x22 => 2,
+            0x11 | 0x27 => 4,
+            other => panic!("CONNECT has property {other:#x}"),
+        };
+        ids.push(*id);
+        properties = &rest[bytes..];
+    }
+    ids
 }
 
 /// The next whole packet: its first byte and its body.

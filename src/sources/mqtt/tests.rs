@@ -292,3 +292,198 @@ async fn secrets_and_certificates_that_are_missing_are_named() {
     let missing = fault("username = \"me\"\npassword = { env = \"NOT_SET\" }\n");
     assert_eq!(missing, "\"password\": the environment variable \"NOT_SET\" is not set");
 }
+
+/// A disk whose syncs wait for permits; one that is gone lets all through.
+struct Gate {
+    permits: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Gate {
+    fn new() -> (std::sync::mpsc::Sender<()>, Arc<Gate>) {
+        let (permit, permits) = std::sync::mpsc::channel();
+        (permit, Arc::new(Gate { permits: std::sync::Mutex::new(permits) }))
+    }
+}
+
+impl Disk for Gate {
+    fn create(&self, path: &Path) -> std::io::Result<std::fs::File> {
+        RealDisk.create(path)
+    }
+
+    fn append(&self, file: &mut std::fs::File, bytes: &[u8]) -> std::io::Result<()> {
+        RealDisk.append(file, bytes)
+    }
+
+    fn sync(&self, file: &std::fs::File) -> std::io::Result<()> {
+        // An error says that no more permits are needed.
+        self.permits.lock().expect("no holder panics").recv().unwrap_or_default();
+        RealDisk.sync(file)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_that_is_late_hits_no_message_of_the_next_connection() {
+    for protocol in [4, 5] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let script = Script { close_after: vec![5], redelivers_last: true, ..Script::default() };
+        let broker = Broker::start(script).await;
+        let mut source = source(&broker, dir.path(), &format!("protocol = {protocol}\n")).expect("the source opens");
+        let (permit, gate) = Gate::new();
+        source.disk = gate;
+        broker.publish(0..5);
+        let mut running = run(source, Starts::new(), false);
+        eventually("the end of the first connection", || broker.connects() == 1 && broker.connected() == 0).await;
+        // The next connection gives the ids 1 to 5 to these, and 6 to 10 to those that were sent before.
+        broker.publish(5..10);
+        eventually("everything in flight again", || broker.unacknowledged() == 10).await;
+        assert_eq!(broker.acknowledged(), 0);
+        // What the first connection brought becomes durable: its acknowledgements come too late.
+        drop(permit);
+        let taken = take_all(&mut running, 10).await;
+        eventually("the last acknowledgement", || broker.unacknowledged() == 0).await;
+        running.stop().await.expect("a clean end");
+        // The broker would have closed on an acknowledgement out of turn.
+        assert_eq!((broker.connects(), broker.acknowledged()), (2, 10), "protocol {protocol}");
+        let mut came = payloads(&taken);
+        came.sort();
+        came.dedup();
+        assert_eq!(came, (0..10).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_process_leaves_what_it_has_not_acknowledged_to_the_winner() {
+    let (loser_dir, winner_dir) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let broker = Broker::start(Script { window: 10, ..Script::default() }).await;
+    broker.publish(0..100);
+    let mut loser = source(&broker, loser_dir.path(), "").expect("the source opens");
+    let (permit, gate) = Gate::new();
+    loser.disk = gate;
+    let loser = run(loser, Starts::new(), false);
+    eventually("a full window", || broker.unacknowledged() == 10).await;
+    // As the engine does it: no orderly end, which would acknowledge.
+    loser.task.abort();
+    drop(permit);
+    eventually("the end of the connection", || broker.connected() == 0).await;
+    assert_eq!(broker.acknowledged(), 0);
+    let mut winner = running(&broker, winner_dir.path(), "", Starts::new());
+    assert_eq!(payloads(&take_all(&mut winner, 100).await), (0..100).collect::<Vec<_>>());
+    winner.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_kept_is_not_subscribed_again() {
+    // MQTT 3.1.1 brokers send retained messages for every subscription; MQTT 5 brokers are told not to.
+    for (protocol, subscribes, options) in [(4, 1, 1), (5, 1, 0x11)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let script = Script { close_after: vec![10, 20], keeps_session: true, ..Script::default() };
+        let broker = Broker::start(script).await;
+        broker.publish(0..100);
+        let mut running = running(&broker, dir.path(), &format!("protocol = {protocol}\n"), Starts::new());
+        take_all(&mut running, 100).await;
+        running.wait_for_status("it is up", |s| s.connected.load(Ordering::Relaxed)).await;
+        running.stop().await.expect("a clean end");
+        assert_eq!((broker.connects(), broker.subscribes()), (3, subscribes), "protocol {protocol}");
+        assert_eq!(broker.subscribe_options(), options, "protocol {protocol}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topic_aliases_are_not_asked_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script::default()).await;
+    let running = running(&broker, dir.path(), "protocol = 5\n", Starts::new());
+    running.wait_for_status("it is up", |s| s.connected.load(Ordering::Relaxed)).await;
+    running.stop().await.expect("a clean end");
+    let properties = broker.property_ids();
+    assert!(!properties.contains(&0x22), "{properties:x?}");
+    assert!(properties.contains(&0x21) && properties.contains(&0x27), "receive maximum, packet size: {properties:x?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_and_empty_payloads_come_as_they_are() {
+    for protocol in [4, 5] {
+        let more = format!("protocol = {protocol}\n");
+        for (script, bytes) in [
+            (Script { payload_bytes: 100 * 1024, ..Script::default() }, 100 * 1024),
+            (Script { is_empty: true, ..Script::default() }, 0),
+        ] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let broker = Broker::start(script).await;
+            broker.publish(0..3);
+            let mut running = running(&broker, dir.path(), &more, Starts::new());
+            for message in running.take(3).await.iter().flat_map(|m| &m.items) {
+                // Empty is not a tombstone.
+                assert_eq!(message.payload.as_ref().map(|p| p.len()), Some(bytes), "protocol {protocol}");
+            }
+            running.stop().await.expect("a clean end");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_journal_keeps_the_session_alive_and_says_why() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script { window: 10, ..Script::default() }).await;
+    broker.publish(0..50);
+    let mut source = source(&broker, dir.path(), "keep_alive = \"5s\"\n").expect("the source opens");
+    source.journal_options.bytes_max = 0;
+    let running = run(source, Starts::new(), false);
+    let said = |s: &crate::sources::SourceStatus| s.trouble.lock().expect("no holder panics").clone();
+    running.wait_for_status("a word about it", |s| said(s).starts_with("journal full: 0 bytes of 0; because ")).await;
+    // Longer than the keep-alive: the client pings, and the connection stays.
+    eventually("a ping", || broker.pings() >= 1).await;
+    assert_eq!((broker.connects(), broker.connected(), broker.unacknowledged(), broker.acknowledged()), (1, 1, 10, 0));
+    assert!(running.status.connected.load(Ordering::Relaxed));
+    running.task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_stands_still_holds_up_no_acknowledgement() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script { window: 10, ..Script::default() }).await;
+    broker.publish(0..20_000);
+    // Nobody takes from the slot's queue of four.
+    let mut running = running(&broker, dir.path(), "", Starts::new());
+    eventually("everything in the journal", || broker.acknowledged() == 20_000).await;
+    assert_eq!(broker.connects(), 1);
+    assert_eq!(payloads(&take_all(&mut running, 20_000).await), (0..20_000).collect::<Vec<_>>());
+    running.stop().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_journal_is_refused_and_then_read_around_on_demand() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = Broker::start(Script::default()).await;
+    for from in [0, 10] {
+        broker.publish(from..from + 10);
+        let mut running = running(&broker, dir.path(), "", Starts::new());
+        take_all(&mut running, from + 10).await;
+        running.stop().await.expect("a clean end");
+    }
+    let segment = journal::directory(dir.path(), "fleet").join(format!("{:020}.segment", 0));
+    let mut bytes = std::fs::read(&segment).expect("reads");
+    bytes[50] ^= 1;
+    std::fs::write(&segment, bytes).expect("writes");
+    match running(&broker, dir.path(), "", Starts::new()).finish().await.1 {
+        Err(Error::Refused { what, hint }) => {
+            assert!(what.contains("is damaged at byte 0, which costs messages 0"), "{what}");
+            assert!(hint.contains("--quarantine-journal"), "{hint}");
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+    let mut mending = source(&broker, dir.path(), "").expect("the source opens");
+    mending.journal_options.quarantine = true;
+    let mut running = run(mending, Starts::new(), false);
+    let taken = running.next().await.expect("what is left");
+    assert_eq!(taken.span.from, Position(0), "the chain goes on behind the gap");
+    let first = taken.items[0].position.0;
+    assert!(first > 0 && first <= 10);
+    for message in &taken.items {
+        let number = String::from_utf8_lossy(message.payload.as_ref().expect("a payload")).parse();
+        assert_eq!(number, Ok(message.position.0), "nothing has moved");
+    }
+    running.stop().await.expect("a clean end");
+    assert!(journal::directory(dir.path(), "fleet").join("quarantine").is_dir());
+}
