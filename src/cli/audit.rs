@@ -21,10 +21,11 @@ Examples:
   pipe audit --config pipelines/fleet.toml --json | jq .differences
   pipe audit --config pipelines/fleet.toml --foreign lake.points=-120
 
-It reads and changes nothing, takes no lock, and may run beside the pipeline. Rows that others wrote or deleted are named
-and accounted for as long as the table's log tells of them; later, --foreign does.
+It changes nothing, takes no lock, and may run beside the pipeline. Rows that others wrote or
+deleted are named and accounted for as long as the table's log tells of them; later, --foreign does.
 
-Exit codes: 0 all is equal, 1 something could not be looked at, 2 the config is wrong, 3 there is a difference.")]
+Exit codes: 0 all is equal, 1 something could not be looked at, 2 the config is wrong,
+3 there is a difference.")]
 pub struct Args {
     /// The config file
     #[arg(short, long, value_name = "FILE")]
@@ -106,7 +107,7 @@ fn as_text(report: &Report) -> String {
     text.push_str(&line);
     let wide = report.checks.iter().map(|c| c.subject.chars().count()).max().unwrap_or(0);
     for check in &report.checks {
-        let counts: Vec<String> = check.looked_at.iter().map(|(thing, n)| format!("{n} {thing}")).collect();
+        let counts: Vec<String> = check.looked_at.iter().map(|(thing, n)| counted(*n, thing)).collect();
         let (what, subject, counts) = (check.what, &check.subject, counts.join(", "));
         writeln!(text, "{what:<7} {subject:<wide$}  {:<13} {counts}", result(check)).expect("writes to a string");
     }
@@ -127,6 +128,12 @@ fn as_text(report: &Report) -> String {
         (n, _) => writeln!(text, "\n{}", count(n, "difference")).expect("writes to a string"),
     }
     text
+}
+
+/// "1 record", "2 records"
+fn counted(n: u64, things: &str) -> String {
+    let one = things.strip_suffix('s').filter(|_| n == 1 && !things.contains(' '));
+    format!("{n} {}", one.unwrap_or(things))
 }
 
 fn of_kind(report: &Report, kind: Kind) -> String {

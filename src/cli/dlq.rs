@@ -21,14 +21,16 @@ use std::process::ExitCode;
 #[command(after_help = "\
 Examples:
   pipe dlq list --config pipelines/fleet.toml
-  pipe dlq show --config pipelines/fleet.toml --where \"source = 'status' AND code = 'type'\" --limit 5
-  pipe dlq show --config pipelines/fleet.toml --where \"json_get_str(text, 'vehicle_id') = 'v17'\" --json
+  pipe dlq show --config pipelines/fleet.toml --where \"code = 'type'\" --limit 5
+  pipe dlq show --config pipelines/fleet.toml --where \"source = 'status'\" --json
 
-Columns for --where: source, topic, partition, position, key, received_at, reason, statement, attempt, payload; and text (the
-payload, where it is UTF-8) and code (the reason's first word: syntax, type, null, unknown_field, no_route, sql, too_large).
+Columns for --where: source, topic, partition, position, key, received_at, reason, statement,
+attempt, payload; and text (the payload, where it is UTF-8) and code (the reason's first word:
+syntax, type, null, unknown_field, no_route, sql, too_large). Fields of the payload:
+json_get_str(text, 'vehicle_id') = 'v17'.
 
-The table is read as it is committed, whether a pipeline runs or not. Exit codes: 0 ok, 1 it could not be read, 2 the config
-or the predicate is wrong.")]
+The table is read as it is committed, whether a pipeline runs or not.
+Exit codes: 0 ok, 1 it could not be read, 2 the config or the predicate is wrong.")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,

@@ -49,7 +49,7 @@ impl Pipeline {
 
     pub fn command(&self, verb: &str, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pipe"));
-        command.args([verb, "--config", "pipe.toml", "-q"]).args(more).current_dir(self.0.path());
+        command.args(verb.split(' ')).args(["--config", "pipe.toml", "-q"]).args(more).current_dir(self.0.path());
         command
     }
 

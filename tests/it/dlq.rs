@@ -3,8 +3,8 @@
 use crate::audit::{Pipeline, text};
 use serde_json::Value;
 
-fn lines(pipeline: &Pipeline, args: &[&str]) -> Vec<Value> {
-    let done = pipeline.command("dlq", &[args, &["--json"]].concat()).output().expect("the binary was built");
+fn lines(pipeline: &Pipeline, verb: &str, args: &[&str]) -> Vec<Value> {
+    let done = pipeline.command(verb, &[args, &["--json"]].concat()).output().expect("the binary was built");
     assert!(done.status.success(), "{}", text(&done));
     let said = String::from_utf8(done.stdout).expect("UTF-8");
     said.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
@@ -13,26 +13,26 @@ fn lines(pipeline: &Pipeline, args: &[&str]) -> Vec<Value> {
 #[test]
 fn dead_letters_are_counted_and_shown() {
     let pipeline = Pipeline::ran();
-    let counted = lines(&pipeline, &["list"]);
+    let counted = lines(&pipeline, "dlq list", &[]);
     let of = |l: &Value| (l["source"].to_string(), l["reason"].to_string(), l["messages"].to_string());
     let expected = |reason: &str| ("\"t\"".to_string(), format!("\"{reason}\""), "1".to_string());
     assert_eq!(counted.iter().map(of).collect::<Vec<_>>(), [expected("syntax"), expected("type")]);
-    let shown = lines(&pipeline, &["show", "--where", "code = 'type'"]);
+    let shown = lines(&pipeline, "dlq show", &["--where", "code = 'type'"]);
     assert_eq!(shown.len(), 1, "{shown:?}");
     assert_eq!(shown[0]["payload"], "{\"n\":\"text\"}");
     assert!(shown[0]["reason"].as_str().is_some_and(|r| r.starts_with("type: n")), "{shown:?}");
-    assert_eq!(lines(&pipeline, &["show", "--limit", "1"]).len(), 1);
-    let people = pipeline.command("dlq", &["show"]).output().expect("runs");
+    assert_eq!(lines(&pipeline, "dlq show", &["--limit", "1"]).len(), 1);
+    let people = pipeline.command("dlq show", &[]).output().expect("runs");
     assert!(text(&people).contains("  not json\n") && text(&people).contains("(2 dead letters)"), "{}", text(&people));
 }
 
 #[test]
 fn a_wrong_predicate_and_a_missing_table_are_told_apart() {
     let pipeline = Pipeline::ran();
-    let wrong = pipeline.command("dlq", &["list", "--where", "reeson = 'x'"]).output().expect("runs");
+    let wrong = pipeline.command("dlq list", &["--where", "reeson = 'x'"]).output().expect("runs");
     assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
     assert!(text(&wrong).contains("reeson"), "{}", text(&wrong));
     let pipeline = Pipeline::new();
-    let missing = pipeline.command("dlq", &["list"]).output().expect("runs");
+    let missing = pipeline.command("dlq list", &[]).output().expect("runs");
     assert_eq!(missing.status.code(), Some(1), "{}", text(&missing));
 }

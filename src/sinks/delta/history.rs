@@ -168,6 +168,71 @@ fn note_id(action: &Value, table_id: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sinks::delta::config::FloatEncoding;
+    use crate::sinks::delta::sink::DeltaSink;
+    use crate::sinks::delta::table::{Landing, Table, TableSpec};
+    use crate::types::epoch::Epoch;
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::record_batch::RecordBatch;
+
+    /// Rows of three partitions whose names no store takes as they are.
+    async fn land(table: &Table, epoch: u64) {
+        let names: ArrayRef = Arc::new(StringArray::from(vec!["a b", "é%", "x/y:z"]));
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let mut writer = table.writer().unwrap();
+        writer.write(&RecordBatch::try_from_iter([("name", names), ("id", ids)]).unwrap()).await.unwrap();
+        let adds = writer.finish().await.unwrap().adds;
+        table.apply(Epoch(epoch), &Landing { app_id: "app".into(), adds, schema_action: None }).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_log_tells_the_same_from_a_checkpoint_and_from_its_commits() {
+        let dir = tempfile::tempdir().unwrap();
+        let on_disk = crate::env::store::open(&dir.path().to_string_lossy(), &BTreeMap::new()).unwrap();
+        for location in [Location::in_memory(), on_disk] {
+            tells_the_same(location).await;
+        }
+    }
+
+    async fn tells_the_same(location: Location) {
+        assert_eq!(read(&location, "t", "lake.t").await.unwrap(), None);
+        let schema = arrow::datatypes::Schema::new(vec![
+            arrow::datatypes::Field::new("name", arrow::datatypes::DataType::Utf8, true),
+            arrow::datatypes::Field::new("id", arrow::datatypes::DataType::Int64, true),
+        ]);
+        let spec = TableSpec { name: "t".into(), schema: Arc::new(schema), partition_by: vec!["name".into()] };
+        let sink = DeltaSink::at("lake", location.clone(), FloatEncoding::Plain).await.unwrap();
+        let table = sink.open_table(spec, "app").await.unwrap();
+        for epoch in 1..=3 {
+            land(&table, epoch).await;
+        }
+        let whole = read(&location, "t", "lake.t").await.unwrap().expect("a table");
+        assert_eq!((whole.base.is_none(), whole.table_id.clone()), (true, table.id()));
+        let epochs: Vec<_> = whole.commits.iter().map(|c| (c.version, c.epoch_of("app"), c.adds.len())).collect();
+        assert_eq!(epochs, [(0, None, 0), (1, Some(1), 3), (2, Some(2), 3), (3, Some(3), 3)]);
+        assert!(whole.commits[1].adds.iter().all(|f| f.rows == Some(1) && f.data_change));
+
+        let mut delta = deltalake::DeltaTable::new(table.reader().log_store.clone());
+        delta.load().await.unwrap();
+        deltalake::checkpoints::create_checkpoint(&delta, None).await.unwrap();
+        for version in 0..=2 {
+            location.delete(&format!("t/_delta_log/{version:020}.json")).await.unwrap();
+        }
+        land(&table, 4).await;
+        let told = read(&location, "t", "lake.t").await.unwrap().expect("a table");
+        let base = told.base.expect("it begins with the checkpoint");
+        assert_eq!((base.version, base.transactions), (3, [("app".to_owned(), 3)].into()));
+        let paths = |files: &[LogFile]| files.iter().map(|f| (f.path.clone(), f.rows)).collect::<BTreeSet<_>>();
+        let before: Vec<LogFile> = whole.commits.iter().flat_map(|c| c.adds.clone()).collect();
+        assert_eq!(paths(&base.files), paths(&before));
+        assert_eq!(told.commits.iter().map(|c| c.version).collect::<Vec<_>>(), [3, 4]);
+
+        let named = base.files.iter().chain(&told.commits[1].adds).map(|f| f.path.clone()).collect();
+        assert_eq!(stored_files(&location, "t").await.unwrap(), named);
+        let newest = newest(&location, "t", "lake.t").await.unwrap().expect("a table");
+        let session = datafusion::prelude::SessionContext::new();
+        assert_eq!(session.read_table(newest).unwrap().count().await.unwrap(), 12);
+    }
 
     #[test]
     fn the_commits_begin_where_no_hole_follows() {
