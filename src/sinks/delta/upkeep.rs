@@ -11,7 +11,7 @@ use super::config::DeltaTableConfig;
 use super::files::Files;
 use super::table::Table;
 use super::vacuum::{ORPHAN_AGE_MIN, vacuum};
-use crate::types::error::Result;
+use crate::types::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,6 +105,8 @@ impl Upkeep {
             self.look(stop).await;
             looked_at = *versions.borrow_and_update();
             next_look = Instant::now() + LOOK_INTERVAL;
+            // Not before: a look that may not be taken yet would be due all the time.
+            next_look = next_look.max(self.retry_at.unwrap_or(next_look));
         }
     }
 
@@ -115,8 +117,9 @@ impl Upkeep {
             done = self.compact_all(stop).await;
         }
         if done.is_ok() && self.vacuum_at.is_some_and(|at| Instant::now() >= at) && !stop.is_cancelled() {
-            self.vacuum_at = Some(Instant::now() + self.config.vacuum_interval.0);
-            self.vacuum().await;
+            let interval = self.config.vacuum_interval.0;
+            let pause = if self.vacuum().await { interval } else { interval.min(RETRY_MAX) };
+            self.vacuum_at = Some(Instant::now() + pause);
         }
         let name = self.table.log.name.clone();
         match done {
@@ -216,7 +219,8 @@ impl Upkeep {
         }
     }
 
-    async fn vacuum(&self) {
+    /// False: it is to be tried again before long.
+    async fn vacuum(&self) -> bool {
         let name = self.table.log.name.clone();
         let started = Instant::now();
         match vacuum(&self.table, ORPHAN_AGE_MIN).await {
@@ -231,10 +235,16 @@ impl Upkeep {
                     .set(started.elapsed().as_secs_f64());
                 let super::vacuum::Report { files, bytes, orphans, failed } = report;
                 tracing::info!(table = %name, files, bytes, orphans, failed, "vacuumed");
+                true
+            }
+            Err(error @ Error::Refused { .. }) => {
+                tracing::info!(table = %name, %error, "not vacuumed");
+                true
             }
             Err(error) => {
                 metrics::counter!("pipe_table_vacuum_failures_total", "component" => name.clone()).increment(1);
                 tracing::warn!(table = %name, %error, "nothing was vacuumed");
+                false
             }
         }
     }

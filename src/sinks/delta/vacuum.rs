@@ -86,7 +86,10 @@ pub(super) async fn vacuum(table: &Table, orphan_age_min: Duration) -> Result<Re
         return Err(log.failed("the listing of its log is behind what we committed"));
     }
     if let Some(why) = why_not(&history) {
-        return Err(Error::Failed(why));
+        return Err(Error::refused(
+            format!("table \"{}\" is not ours to clean: {why}", log.name),
+            "Let the program that owns the table vacuum it.",
+        ));
     }
     let retention_ms = retention(&history.files.metadata.configuration).map_err(|e| log.failed(e))?.as_millis() as i64;
     let evidence = Evidence {
