@@ -1,5 +1,7 @@
 //! Touched keys -> the key-value store: one writer merges the frozen shares of all slots.
 //!
+//! Keys touched while waiting are kept without repetition, so they are bounded by the keys of hot state.
+//!
 //! It runs ahead of the record, at batch latency. After a restart changes are held back until every partition has passed
 //! the store's marker; then every key touched since the record is written, so that no value goes back in time (I13).
 //! An absent or foreign store is rebuilt from state before the pipeline is ready.
@@ -38,6 +40,9 @@ pub enum Touched {
 /// Notices taken together into one write: under load keys touched again and again are written once.
 const NOTICES_MAX: usize = 256;
 
+/// Keys held back before repetitions are taken out again: at least these, and twice what was left the last time.
+const HELD_ROWS_MIN: usize = 65_536;
+
 /// One INSERT from a materialized view into a key-value table.
 pub struct Target {
     view: usize,
@@ -51,6 +56,9 @@ pub struct Target {
     waiting: Option<hold::Start>,
     /// Keys touched while waiting.
     held: Vec<RecordBatch>,
+    held_rows: usize,
+    /// `held_rows` at which repetitions are taken out.
+    held_rows_max: usize,
 }
 
 /// Opens the tables that INSERTs from materialized views write. None: nothing upserts.
@@ -71,6 +79,8 @@ pub fn open_targets(plan: &Plan, kv: &BTreeMap<String, Arc<KvSink>>) -> Result<O
             insert: insert.clone(),
             waiting: None,
             held: Vec::new(),
+            held_rows: 0,
+            held_rows_max: HELD_ROWS_MIN,
         });
     }
     Ok((!targets.is_empty()).then_some(targets))
@@ -162,31 +172,37 @@ impl Upserter {
             fingerprint: String::new(),
             version,
             positions: positions(&shown),
+            whole: true,
         };
         let mut all_flow = true;
         for target in &mut self.targets {
-            target.held.extend(touched.get(&target.view).into_iter().flatten().cloned());
+            target.hold(touched.get(&target.view).into_iter().flatten())?;
             let view = &self.plan.views[target.view];
             self.version.sequence += 1;
             let marker = Marker { fingerprint: target.fingerprint.clone(), ..marker(self.version) };
-            if let Some(start) = &target.waiting {
-                if !start.hold.is_passed(&marker.positions) {
-                    all_flow = false;
-                    continue;
+            let Some(start) = &target.waiting else {
+                if let Some(keys) = target.take_held()? {
+                    let (rows, gone) = FrozenView::read_keys(view, &shares(&shown, target.view), &keys)?;
+                    target.write(view, rows, gone, &marker)?;
                 }
-                let rebuild = start.rebuild.is_some();
-                target.waiting = None;
-                if rebuild {
-                    target.rebuild(view, &shares(&shown, target.view), &marker)?;
-                    target.held.clear();
-                    continue;
-                }
+                continue;
+            };
+            if !start.hold.is_passed(&marker.positions) {
+                all_flow = false;
+                continue;
             }
-            if !target.held.is_empty() {
-                let keys = distinct(&std::mem::take(&mut target.held))?;
+            if start.rebuild.is_some() {
+                target.rebuild(view, &shares(&shown, target.view), &marker)?;
+                target.take_held()?;
+            } else if let Some(keys) = target.take_held()? {
+                // Records may have been written while these keys were held back, so a replay need not bring them again:
+                // until all of them are written, the table says that it is not whole.
                 let (rows, gone) = FrozenView::read_keys(view, &shares(&shown, target.view), &keys)?;
-                target.write(view, rows, gone, &marker)?;
+                target.write(view, rows, gone, &Marker { whole: false, ..marker.clone() })?;
+                self.version.sequence += 1;
+                target.mark(&Marker { version: self.version, ..marker })?;
             }
+            target.waiting = None;
         }
         if all_flow {
             self.ready.store(true, Ordering::Relaxed);
@@ -194,9 +210,16 @@ impl Upserter {
         Ok(())
     }
 
-    /// Markers move to where state stands (a table that waits keeps its own), then everything becomes durable.
+    /// Markers move to where state stands, then everything becomes durable. A table that waits keeps its own positions; but
+    /// the record that follows will no longer bring back the keys it holds, so from here on it is not whole.
     fn sync(&mut self) -> Result<()> {
         let shown: Vec<Arc<Published>> = self.boards.iter().map(|b| b.load()).collect();
+        for target in self.targets.iter().filter(|t| t.waiting.is_some() && t.held_rows > 0) {
+            if let Some(found) = target.table.marker()?.filter(|found| found.whole) {
+                self.version.sequence += 1;
+                target.mark(&Marker { version: self.version, whole: false, ..found })?;
+            }
+        }
         for target in self.targets.iter().filter(|t| t.waiting.is_none()) {
             self.version.sequence += 1;
             let marker = Marker {
@@ -204,16 +227,43 @@ impl Upserter {
                 fingerprint: target.fingerprint.clone(),
                 version: self.version,
                 positions: positions(&shown),
+                whole: true,
             };
-            let none = RecordBatch::new_empty(target.insert.schema.clone());
-            let changes = Changes { deletes: none.project(&target.table.spec().key)?, upserts: none };
-            target.table.apply(&changes, &marker)?;
+            target.mark(&marker)?;
         }
         self.targets.iter().try_for_each(|target| target.sink.sync())
     }
 }
 
 impl Target {
+    fn hold<'a>(&mut self, touched: impl Iterator<Item = &'a RecordBatch>) -> Result<()> {
+        for keys in touched {
+            self.held_rows += keys.num_rows();
+            self.held.push(keys.clone());
+        }
+        if self.held_rows > self.held_rows_max {
+            let keys = distinct(&std::mem::take(&mut self.held))?;
+            self.held_rows = keys.num_rows();
+            self.held_rows_max = (2 * self.held_rows).max(HELD_ROWS_MIN);
+            self.held.push(keys);
+        }
+        Ok(())
+    }
+
+    /// None: nothing was touched.
+    fn take_held(&mut self) -> Result<Option<RecordBatch>> {
+        self.held_rows = 0;
+        let held = std::mem::take(&mut self.held);
+        if held.is_empty() { Ok(None) } else { distinct(&held).map(Some) }
+    }
+
+    /// The marker alone.
+    fn mark(&self, marker: &Marker) -> Result<()> {
+        let none = RecordBatch::new_empty(self.insert.schema.clone());
+        let changes = Changes { deletes: none.project(&self.table.spec().key)?, upserts: none };
+        self.table.apply(&changes, marker).map(|_| ())
+    }
+
     fn rebuild(&self, view: &MaterializedView, shares: &[FrozenView], marker: &Marker) -> Result<()> {
         let mut upserts = Vec::new();
         for rows in FrozenView::read(view, shares)? {
@@ -225,7 +275,7 @@ impl Target {
         Ok(())
     }
 
-    /// One atomic batch: the changes and the marker of what they may reflect.
+    /// The changes and the marker of what they may reflect.
     fn write(&self, view: &MaterializedView, rows: RecordBatch, gone: RecordBatch, marker: &Marker) -> Result<()> {
         let (upserts, filtered) = self.project(rows)?;
         let deletes = match filtered {
@@ -296,3 +346,6 @@ fn distinct(keys: &[RecordBatch]) -> Result<RecordBatch> {
     let firsts: UInt32Array = firsts.map(|i| i as u32).collect();
     Ok(take_record_batch(&all, &firsts)?)
 }
+
+#[cfg(test)]
+mod tests;

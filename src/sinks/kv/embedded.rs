@@ -7,6 +7,7 @@ use crate::sinks::kv::store::{KvStore, Marker, Writes};
 use crate::types::error::{Error, Result};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 /// Block cache. Readers come by key and rarely; the rows themselves are in hot state already.
@@ -111,6 +112,16 @@ impl KvStore for Embedded {
     fn scan(&self, table: &str, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut entries = Vec::new();
         for entry in self.table(table)?.prefix(prefix).take(limit) {
+            let (key, value) = entry.into_inner().map_err(|e| self.failed("cannot read", e))?;
+            entries.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(entries)
+    }
+
+    fn walk(&self, table: &str, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut entries = Vec::new();
+        for entry in self.table(table)?.range::<&[u8], _>((from, Bound::Unbounded)).take(limit) {
             let (key, value) = entry.into_inner().map_err(|e| self.failed("cannot read", e))?;
             entries.push((key.to_vec(), value.to_vec()));
         }

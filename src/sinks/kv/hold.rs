@@ -12,9 +12,12 @@
 //! | none, another chain's, or of another fingerprint | nothing | rebuild |
 //! | behind the record in some partition | the partitions that are ahead | rebuild: changes are missing |
 //! | ahead in a partition of a source that is no longer read | the others that are ahead | rebuild: it shows what never was |
+//! | not whole | the partitions that are ahead | rebuild: a catching up was cut short |
 //! | ahead elsewhere | the partitions that are ahead | write the touched keys |
 //! | at the record | nothing | write the touched keys |
 //!
+//! *Not whole* is what a crash leaves while keys are held over a record, or are written after that, or a rebuild is under
+//! way: replay brings only part of the keys again, and a marker may name a message whose key was not written yet.
 //! *Behind* is what a second crash while holding leaves (records went on, held keys were not written), or an old copy of
 //! the directory. A writer that moves the marker to the cut's positions before each sync, unless it holds, keeps an idle
 //! partition from looking so.
@@ -50,6 +53,7 @@ pub enum Why {
     OtherFingerprint,
     Behind,
     SourceGone,
+    Unfinished,
 }
 
 pub fn start(marker: Option<&Marker>, known: &Known<'_>) -> Start {
@@ -67,10 +71,11 @@ pub fn start(marker: Option<&Marker>, known: &Known<'_>) -> Start {
     let (passable, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
         ahead.map(|(p, marked)| (p.clone(), *marked)).partition(|(p, _)| (known.is_read)(&p.source));
     let behind = known.positions.iter().any(|(p, here)| at(&marker.positions, p) < *here);
-    let rebuild = match (gone.is_empty(), behind) {
-        (false, _) => Some(Why::SourceGone),
-        (true, true) => Some(Why::Behind),
-        (true, false) => None,
+    let rebuild = match (gone.is_empty(), behind, marker.whole) {
+        (false, ..) => Some(Why::SourceGone),
+        (true, true, _) => Some(Why::Behind),
+        (true, false, false) => Some(Why::Unfinished),
+        (true, false, true) => None,
     };
     Start { hold: Hold { until: passable }, rebuild }
 }
@@ -120,14 +125,16 @@ mod tests {
         text.split_whitespace().map(parse).collect()
     }
 
-    /// The marker "-" is absent. Only source "s" is read.
+    /// The marker "-" is absent, one with "~" in front is not whole. Only source "s" is read.
     fn start_of(marker: &str, record: &str) -> Start {
         let chain = ChainId("c".into());
+        let (whole, marker) = marker.strip_prefix('~').map_or((true, marker), |rest| (false, rest));
         let marker = (marker != "-").then(|| Marker {
             chain: chain.clone(),
             fingerprint: "f".into(),
             version: Version::default(),
             positions: positions(marker),
+            whole,
         });
         let known =
             Known { chain: &chain, fingerprint: "f", positions: &positions(record), is_read: &|source| source == "s" };
@@ -158,6 +165,9 @@ mod tests {
         check("", "a:3", "[] rebuild Behind");
         check("b:7", "a:3 b:7", "[] rebuild Behind");
         check("a:2 b:9", "a:3 b:7", "[b:9] rebuild Behind");
+        check("~a:3", "a:3", "[] rebuild Unfinished");
+        check("~a:5 b:7", "a:3 b:7", "[a:5] rebuild Unfinished");
+        check("~a:2 b:9", "a:3 b:7", "[b:9] rebuild Behind");
         check("a:3 old/x:9", "a:3", "[] rebuild SourceGone");
         check("a:5 old/x:9", "a:3", "[a:5] rebuild SourceGone");
         check("a:3 old/x:9", "a:3 old/x:9", "[] write");
@@ -172,6 +182,7 @@ mod tests {
             fingerprint: "f".into(),
             version: Version::default(),
             positions: positions("a:9"),
+            whole: true,
         };
         let known = |chain, fingerprint| {
             let positions = positions("a:3");

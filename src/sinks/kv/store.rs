@@ -16,7 +16,7 @@ pub struct Version {
     pub sequence: u64,
 }
 
-/// What the rows of a table may reflect. Stored in the same atomic batch as the rows it speaks of.
+/// What the rows of a table may reflect. Stored in the same atomic batch as the rows it speaks of, or before them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Marker {
     pub chain: ChainId,
@@ -26,9 +26,18 @@ pub struct Marker {
     /// Per partition: rows may reflect messages below this position, and reflect none at or above it.
     #[serde(with = "as_list")]
     pub positions: BTreeMap<PartitionId, Position>,
+    /// False while changes are caught up that no replay will bring again (a rebuild; keys held back over a record): what a
+    /// crash leaves then is not only ahead, it also lacks rows, and is rebuilt.
+    #[serde(default = "whole")]
+    pub whole: bool,
 }
 
-/// One atomic write: all of it is there after a crash, or nothing.
+/// Of markers written before there was the distinction.
+fn whole() -> bool {
+    true
+}
+
+/// One write. Atomic where the store can; else the marker first, so that no row is ever ahead of it.
 #[derive(Clone, Debug, Default)]
 pub struct Writes {
     pub puts: Vec<(Vec<u8>, Vec<u8>)>,
@@ -40,7 +49,9 @@ pub struct Writes {
 pub trait KvStore: Send + Sync {
     fn create_table(&self, table: &str) -> Result<()>;
 
-    /// Atomic. Visible to readers at once; durable after `sync`, and never reordered before an earlier write.
+    /// All or nothing if the store has such batches. If not (Redis, DynamoDB): the marker, then the rows in any order,
+    /// each visible at once; a crash may leave any part of them. Durable after `sync`, and never reordered before an
+    /// earlier write, in either case.
     fn write(&self, table: &str, writes: Writes) -> Result<()>;
 
     /// Empties a table and removes its marker, the marker first: a crash in between leaves a table that is rebuilt.
@@ -50,6 +61,9 @@ pub trait KvStore: Send + Sync {
 
     /// Up to `limit` entries whose key begins with `prefix`, in key order.
     fn scan(&self, table: &str, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
+
+    /// Up to `limit` entries behind the key `after` (None: from the first), in key order.
+    fn walk(&self, table: &str, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
 
     /// Keys in the table; walks it, so it is for people and tests.
     fn count(&self, table: &str) -> Result<u64>;

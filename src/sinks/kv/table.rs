@@ -75,7 +75,7 @@ impl KvTable {
         self.store.marker(&self.spec.name)
     }
 
-    /// One atomic batch: rows, deletes and the marker. No change at all is fine: the marker moves on, which it must have
+    /// One write: rows, deletes and the marker. No change at all is fine: the marker moves on, which it must have
     /// done to the cut's positions before `sync` makes them durable. `marker.version` must be newer than any before (I13).
     pub fn apply(&self, changes: &Changes, marker: &Marker) -> Result<KvApplied> {
         let mut newest = self.newest.lock().expect("nothing is written after a broken invariant");
@@ -87,11 +87,22 @@ impl KvTable {
         Ok(applied)
     }
 
-    /// Empties the table and writes `rows` (all rows there are). The marker comes last: a crash on the way leaves a table
-    /// without one, and the next start rebuilds it again. Readers see it fill up, so the pipeline is not ready until then.
+    /// Brings the table to `rows` (all rows there are), which must be at least as new as what it shows. Rows of the same
+    /// question are replaced in place, and only then the ones that are no more are deleted: a reader sees no value go
+    /// back, nor vanish and return. Rows of another question, or of an unknown one, are removed first. The marker says
+    /// from before the first row to after the last that the table is not whole: a crash on the way is rebuilt.
     pub fn rebuild(&self, rows: &[RecordBatch], marker: &Marker) -> Result<KvApplied> {
         let mut newest = self.newest.lock().expect("nothing is written after a broken invariant");
-        self.store.clear(&self.spec.name)?;
+        let asked = |m: &Marker| (m.chain.clone(), m.fingerprint.clone());
+        if self.store.marker(&self.spec.name)?.is_none_or(|found| asked(&found) != asked(marker)) {
+            self.store.clear(&self.spec.name)?;
+        }
+        let put_marker = |whole| {
+            let marker = Some(Marker { whole, ..marker.clone() });
+            self.store.write(&self.spec.name, Writes { marker, ..Writes::default() })
+        };
+        put_marker(false)?;
+        *newest = Some(marker.version);
         let mut total = KvApplied::default();
         for batch in rows {
             // Small batches: a batch is in memory twice while it is written.
@@ -103,11 +114,31 @@ impl KvTable {
                 total.add(applied);
             }
         }
+        total.deleted += self.delete_all_but(marker.version)?;
         // The rows first: a power cut must not keep the marker and lose them.
         self.store.sync()?;
-        self.store.write(&self.spec.name, Writes { marker: Some(marker.clone()), ..Writes::default() })?;
-        *newest = Some(marker.version);
+        put_marker(true)?;
         Ok(total)
+    }
+
+    /// Deletes the rows that were not written at this version.
+    fn delete_all_but(&self, version: Version) -> Result<u64> {
+        let (mut deleted, mut after) = (0, None);
+        loop {
+            let page = self.store.walk(&self.spec.name, after.as_deref(), REBUILD_ROWS)?;
+            let Some((last, _)) = page.last() else { return Ok(deleted) };
+            after = Some(last.clone());
+            let mut deletes = Vec::new();
+            for (key, value) in page {
+                if KvRow::decode(&value)?.version != version {
+                    deletes.push(key);
+                }
+            }
+            deleted += deletes.len() as u64;
+            if !deletes.is_empty() {
+                self.store.write(&self.spec.name, Writes { deletes, ..Writes::default() })?;
+            }
+        }
     }
 
     /// Key parts as JSON values or text, in key order. The error is for the caller: what is wrong with which part.

@@ -46,6 +46,7 @@ fn marker(incarnation: u64, sequence: u64, at: u64) -> Marker {
         fingerprint: "f".into(),
         version: Version { incarnation, sequence },
         positions: [(PartitionId::new("s", "p/0"), Position(at))].into(),
+        whole: true,
     }
 }
 
