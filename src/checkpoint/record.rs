@@ -147,7 +147,7 @@ pub struct PartitionRecord {
 pub struct ViewRecord {
     pub name: String,
     pub fingerprint: String,
-    /// Base first, then tail in order; per slot.
+    /// Base first (in one part or several, which have no key in common), then tail in order; per slot.
     pub segments: Vec<SegmentRef>,
     /// Set when the view started empty although its input had been read before: the epoch it is complete from.
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -8,13 +8,14 @@ use crate::codec::json::JsonOptions;
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, CheckpointStatus, Checkpointer};
 use crate::engine::cleanup::{Cleaner, Cleanup};
-use crate::engine::deliver::{Delivery, Tables};
+use crate::engine::deliver::{Deliver, Delivery};
 use crate::engine::ingest::Ingest;
 use crate::engine::lake::Lake;
+use crate::engine::pressure::{Pressure, Shares};
 use crate::engine::published::Board;
 use crate::engine::recover::{self, Recovered, Recovery};
 use crate::engine::upsert::{self, Touched, Upserter};
-use crate::engine::worker::{PartitionStart, Pressure, Worker, WorkerParts};
+use crate::engine::worker::{PartitionStart, Worker, WorkerParts};
 use crate::env::budget::Budget;
 use crate::env::clock::Clock;
 use crate::env::offload::Offload;
@@ -25,13 +26,13 @@ use crate::sql::exec::Stateless;
 use crate::sql::plan::Plan;
 use crate::types::epoch::ChainId;
 use crate::types::error::Result;
-use crate::types::limit::SLOT_QUEUE_ENTRIES_MAX;
+use crate::types::limit::{IN_FLIGHT_MESSAGES_PERCENT, IN_FLIGHT_ROWS_PERCENT, SLOT_QUEUE_ENTRIES_MAX};
 use crate::types::position::PartitionId;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Batches on their way to a slot's files; the budget bounds their bytes.
@@ -56,7 +57,11 @@ pub struct Ground {
     pub journals: Vec<(String, ChainId)>,
     /// Its `slots` is how many there will be.
     pub author: Authorship,
+    /// Shares of the memory budget.
     pub in_flight_bytes: u64,
+    pub state_bytes: u64,
+    /// A state that is full ends the pipeline instead of pausing it (`--once`).
+    pub ends_when_full: bool,
     pub interval: Duration,
     /// Records that clean-up leaves.
     pub retain: usize,
@@ -71,8 +76,10 @@ pub struct Parts {
     pub workers: Vec<Worker>,
     pub deliveries: Vec<mpsc::Receiver<Delivery>>,
     pub boards: Vec<Arc<Board>>,
-    /// What `deliver` writes to.
-    pub tables: Tables,
+    /// Turns deliveries into files; one clone for each slot.
+    pub deliver: Deliver,
+    /// Cancelled at the very end: nothing is waited for any more.
+    pub abandon: CancellationToken,
     pub upserter: Option<(Upserter, mpsc::Receiver<Touched>)>,
     pub kv_ready: Arc<AtomicBool>,
     pub checkpointer: Checkpointer,
@@ -111,14 +118,11 @@ pub async fn build(ground: Ground) -> Result<Parts> {
     };
     let Recovered { claim, tables } = recovery.run().await?;
 
-    // Half of the in-flight share for what has not been decoded yet, half for rows that no epoch holds yet.
-    let budget = Budget::new(ground.in_flight_bytes / 2);
-    let pressure = Arc::new(Pressure {
-        held: AtomicU64::new(0),
-        soft: ground.in_flight_bytes / 4,
-        hard: ground.in_flight_bytes / 2,
-        seal_early: Notify::new(),
-    });
+    let budget = Budget::new(ground.in_flight_bytes * IN_FLIGHT_MESSAGES_PERCENT / 100);
+    let shares =
+        Shares { rows_max: ground.in_flight_bytes * IN_FLIGHT_ROWS_PERCENT / 100, state_max: ground.state_bytes };
+    let view_names = plan.views.iter().map(|v| v.name.clone()).collect();
+    let pressure = Arc::new(Pressure::new(shares, slot_count, view_names, ground.ends_when_full));
     let status = Arc::new(Mutex::new(CheckpointStatus {
         epoch: claim.epoch,
         applied: claim.epoch,
@@ -177,9 +181,17 @@ pub async fn build(ground: Ground) -> Result<Parts> {
     intake.assign(claim.partitions.iter().map(|p| (p.partition.clone(), p.slot as usize % slot_count)));
     let (applied, sources) = source_starts(ground.sources, &claim);
     let finish = CancellationToken::new();
-    let open = tables.iter().map(|t| (t.key.clone(), t.table.clone())).collect();
     let (heads, applied_heads) = watch::channel(claim.epoch);
     let cleanup = Cleanup::new(chain.clone(), claim.chain.clone(), ground.retain, claim.epoch);
+    let abandon = CancellationToken::new();
+    let deliver = Deliver {
+        tables: tables.iter().map(|t| (t.key.clone(), t.table.clone())).collect(),
+        pressure: pressure.clone(),
+        // A quarter of the rows' share for open files, over all slots: they hold less than the rows they are made of.
+        writer_bytes_max: shares.rows_max / 4 / slot_count as u64,
+        clock: clock.clone(),
+        abandon: abandon.clone(),
+    };
     let checkpointer = Checkpointer {
         plan,
         chain,
@@ -202,7 +214,8 @@ pub async fn build(ground: Ground) -> Result<Parts> {
         workers,
         deliveries,
         boards,
-        tables: open,
+        deliver,
+        abandon,
         upserter,
         kv_ready,
         checkpointer,

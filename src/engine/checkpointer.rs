@@ -9,8 +9,10 @@ use crate::checkpoint::place::{record_path, segment_path};
 use crate::checkpoint::record::{Record, SegmentRef, ViewRecord};
 use crate::engine::chain::Chain;
 use crate::engine::lake::LakeTable;
+use crate::engine::pressure::Pressure;
+use crate::engine::retry::Patience;
 use crate::engine::upsert::Touched;
-use crate::engine::worker::{Order, Pressure, SlotCut};
+use crate::engine::worker::{Order, SlotCut};
 use crate::env::clock::Clock;
 use crate::env::offload::Offload;
 use crate::env::store::PutOutcome;
@@ -30,9 +32,8 @@ use tokio_util::sync::CancellationToken;
 /// Tail segments of one share before its base is written anew: restore reads at most this many small files per share.
 const TAIL_SEGMENTS_MAX: usize = 32;
 
-/// First wait after a failed attempt, doubled up to the maximum.
-const RETRY_MS_FIRST: u64 = 200;
-const RETRY_MS_MAX: u64 = 10_000;
+/// A base is written in parts of about this size, each of which is in memory twice while it is written.
+const BASE_PART_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What readers may know about the chain.
 #[derive(Clone, Debug, Default)]
@@ -102,20 +103,25 @@ impl Checkpointer {
             let last = tokio::select! {
                 biased;
                 _ = self.finish.cancelled() => true,
-                _ = self.pressure.seal_early.notified() => false,
+                _ = self.pressure.seal_early.notified() => {
+                    self.pressure.sealed_early();
+                    false
+                }
                 _ = self.clock.sleep(self.interval) => false,
             };
-            self.epoch(last).await?;
-            if last {
+            let drained = self.epoch(last).await?;
+            if last && drained {
                 return Ok(());
             }
         }
     }
 
-    async fn epoch(&mut self, last: bool) -> Result<()> {
+    /// True: the slots have taken everything there was, if they were told to.
+    async fn epoch(&mut self, last: bool) -> Result<bool> {
         let started = std::time::Instant::now();
         let epoch = self.head.epoch.next();
         let mut cuts = self.cut(epoch, last).await?;
+        let drained = cuts.iter().all(|c| c.drained);
         // A partition that is new counts although nothing was read of it: where it begins ("latest") is decided only once.
         let is_new = |p: &PartitionCut| !self.head.partitions.iter().any(|known| known.partition == p.partition);
         let changed = cuts.iter().any(|c| {
@@ -123,7 +129,7 @@ impl Checkpointer {
         });
         let prepared = collect_prepared(&mut cuts).await?;
         if !changed {
-            return Ok(());
+            return Ok(drained);
         }
         let record = self.prepare(epoch, &cuts, prepared).await?;
         self.sync_upserts().await?;
@@ -141,7 +147,7 @@ impl Checkpointer {
         metrics::histogram!("pipe_checkpoint_duration_seconds").record(micros as f64 / 1e6);
         metrics::counter!("pipe_checkpoint_records_total").increment(1);
         tracing::info!(epoch = epoch.0, duration_ms = micros / 1000, "checkpoint applied");
-        Ok(())
+        Ok(drained)
     }
 
     /// All slots cut at their own batch boundary and go on at once.
@@ -196,17 +202,17 @@ impl Checkpointer {
                     .map(|v| v.segments.iter().filter(|s| s.slot == cut.slot).cloned().collect())
                     .unwrap_or_default();
                 if let Some(rows) = &cut.segments[i] {
-                    let path = segment_path(&view.name, epoch, cut.slot, attempt);
-                    let base = share.len() >= TAIL_SEGMENTS_MAX;
-                    let segment = if base {
-                        share.clear();
-                        let frozen = cut.frozen[i].clone();
-                        let rows = self.offload.run(move || frozen.base()).await?;
-                        self.put_segment(cut.slot, epoch, true, path, &rows).await?
+                    if share.iter().filter(|s| !s.base).count() < TAIL_SEGMENTS_MAX {
+                        let path = segment_path(&view.name, epoch, cut.slot, attempt);
+                        share.push(self.put_segment(cut.slot, epoch, false, path, rows).await?);
                     } else {
-                        self.put_segment(cut.slot, epoch, false, path, rows).await?
-                    };
-                    share.push(segment);
+                        share.clear();
+                        for (number, part) in cut.frozen[i].parts(BASE_PART_BYTES).into_iter().enumerate() {
+                            let path = segment_path(&view.name, epoch, cut.slot, &format!("{attempt}-{number}"));
+                            let rows = self.offload.run(move || part.base()).await?;
+                            share.push(self.put_segment(cut.slot, epoch, true, path, &rows).await?);
+                        }
+                    }
                 }
                 segments.extend(share);
             }
@@ -220,6 +226,7 @@ impl Checkpointer {
         Ok(views)
     }
 
+    /// Tried until it is there: the same bytes under the same name may be written twice.
     async fn put_segment(
         &self,
         slot: u32,
@@ -298,24 +305,6 @@ async fn collect_prepared(cuts: &mut [SlotCut]) -> Result<BTreeMap<Arc<str>, Pre
         }
     }
     Ok(all)
-}
-
-/// Waits between attempts, longer and longer.
-struct Patience<'a> {
-    clock: &'a Clock,
-    wait_ms: u64,
-}
-
-impl<'a> Patience<'a> {
-    fn new(clock: &'a Clock) -> Self {
-        Patience { clock, wait_ms: RETRY_MS_FIRST }
-    }
-
-    async fn wait(&mut self, what: &str, epoch: Epoch, why: &(dyn std::fmt::Display + Sync)) {
-        tracing::warn!(epoch = epoch.0, retry_in_ms = self.wait_ms, "{what}: {why}");
-        self.clock.sleep(Duration::from_millis(self.wait_ms)).await;
-        self.wait_ms = (self.wait_ms * 2).min(RETRY_MS_MAX);
-    }
 }
 
 /// DECIDE: returns when the record decides its epoch. `Fenced`: another process has the chain.

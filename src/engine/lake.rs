@@ -29,8 +29,9 @@ pub trait LakeTable: Send + Sync {
     /// What the first record that writes to the table must change about it.
     fn pending_schema_action(&self) -> Option<serde_json::Value>;
 
-    /// One epoch's files of one slot; invisible until `apply` (I6).
-    fn writer(&self) -> Result<Box<dyn EpochFiles>>;
+    /// One epoch's files of one slot; invisible until `apply` (I6). Files that are open hold about `memory_bytes_max` at
+    /// most; above it they are finished and new ones begun.
+    fn writer(&self, memory_bytes_max: u64) -> Result<Box<dyn EpochFiles>>;
 
     /// Fails unless every file that `adds` refer to is there.
     async fn verify_files(&self, adds: &[serde_json::Value]) -> Result<()>;
@@ -49,6 +50,12 @@ pub trait EpochFiles: Send {
 
     /// Complete and durable when this returns.
     async fn finish(self: Box<Self>) -> Result<Prepared>;
+
+    /// Removes what was written, as far as that can be done; the rest is never referenced.
+    async fn abort(self: Box<Self>);
+
+    /// What open files hold in memory.
+    fn memory_bytes(&self) -> u64;
 }
 
 /// The `[sink.x] type = "delta"` of a config.
@@ -111,8 +118,8 @@ impl LakeTable for Table {
         Table::pending_schema_action(self)
     }
 
-    fn writer(&self) -> Result<Box<dyn EpochFiles>> {
-        Ok(Box::new(Table::writer(self)?))
+    fn writer(&self, memory_bytes_max: u64) -> Result<Box<dyn EpochFiles>> {
+        Ok(Box::new(Table::writer(self)?.within(memory_bytes_max)))
     }
 
     async fn verify_files(&self, adds: &[serde_json::Value]) -> Result<()> {
@@ -136,5 +143,13 @@ impl EpochFiles for EpochWriter {
 
     async fn finish(self: Box<Self>) -> Result<Prepared> {
         EpochWriter::finish(*self).await
+    }
+
+    async fn abort(self: Box<Self>) {
+        EpochWriter::abort(*self).await
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        EpochWriter::memory_bytes(self)
     }
 }

@@ -1,7 +1,7 @@
 //! ingest -> worker -> deliver -> checkpointer: the slot loop and its epochs, from recovery to the last cut.
 //!
-//! `start` has `build` recover and claim the chain and make all parts, and only then connects sources. Each slot is one `worker` thread (decode, plan,
-//! state, publish) with one `deliver` thread (Parquet). The `checkpointer` cuts all slots, uploads, writes the record and
+//! `start` has `build` recover and claim the chain and make all parts, and only then connects sources. Each slot is one
+//! `worker` thread (decode, plan, state, publish) with one `deliver` thread (Parquet). The `checkpointer` cuts all slots, uploads, writes the record and
 //! applies it. `supervise` ends everything when one part fails. Nothing here decides what a checkpoint means: that is
 //! `checkpoint::decide`.
 
@@ -17,10 +17,15 @@ pub mod fenced; // what a fenced process leaves behind
 pub mod ingest; // handovers -> one decoded batch
 pub mod lake; // what is needed of tables that take rows exactly once
 pub mod load; // config and SQL files from disk
+pub mod pressure; // what a full share of the memory budget does
 pub mod published; // what a slot shows after every batch
 pub mod recover; // observe, decide, roll forward, claim
+pub mod retry; // again, with backoff
 pub mod running; // handle to a running pipeline: facts for readers, stop, wait
 pub mod start; // the only start path
 pub mod upkeep; // beside the stream: checkpoints, compaction, vacuum of the lake
 pub mod upsert; // touched keys -> the key-value store
 pub mod worker; // the slot loop
+
+#[cfg(test)]
+mod tests_memory; // a lake that stalls, a state that is full

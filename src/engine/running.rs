@@ -1,8 +1,8 @@
 //! Handle to a running pipeline: facts for readers, a way to stop it, and how it ended.
 
 use crate::engine::checkpointer::CheckpointStatus;
+use crate::engine::pressure::Pressure;
 use crate::engine::published::{Board, Published};
-use crate::engine::worker::Pressure;
 use crate::env::budget::Budget;
 use crate::sinks::kv::KvSink;
 use crate::sources::SourceStatus;

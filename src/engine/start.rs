@@ -10,7 +10,6 @@ use crate::engine::build::{Ground, SourceStart, build};
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, Checkpointer};
 use crate::engine::dead_letter;
-use crate::engine::deliver;
 use crate::engine::fenced::{Journalled, with_left_behind};
 use crate::engine::lake::DeltaLake;
 use crate::engine::load;
@@ -29,7 +28,7 @@ use crate::sources::{OpenContext, SourceContext};
 use crate::sql::plan::{InsertFrom, Plan};
 use crate::types::epoch::ChainId;
 use crate::types::error::{Error, Result};
-use crate::types::limit::SHARE_IN_FLIGHT_PERCENT;
+use crate::types::limit::{IN_FLIGHT_CLIENTS_PERCENT, SHARE_IN_FLIGHT_PERCENT, SHARE_STATE_PERCENT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -79,6 +78,8 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         journals: journals(&config, &data_dir)?,
         author: Authorship { owner: recover::owner(&clock), slots, uuids: Uuids::Random },
         in_flight_bytes,
+        state_bytes: config.limits.memory.0 * SHARE_STATE_PERCENT / 100,
+        ends_when_full: options.once,
         interval: config.checkpoint.interval.0,
         retain: config.checkpoint.retain,
         clock: clock.clone(),
@@ -89,8 +90,8 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let mut crew = Crew::new();
     for (slot, (worker, deliveries)) in parts.workers.into_iter().zip(parts.deliveries).enumerate() {
         let io = tokio::runtime::Handle::current();
-        let tables = parts.tables.clone();
-        crew.thread(format!("deliver-{slot}"), move || io.block_on(deliver::run(tables, deliveries)));
+        let deliver = parts.deliver.clone();
+        crew.thread(format!("deliver-{slot}"), move || io.block_on(deliver.run(deliveries)));
         crew.thread(format!("slot-{slot}"), move || worker.run());
     }
     if let Some((upserter, touched)) = parts.upserter {
@@ -125,7 +126,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     crew.threads.push(upkeep::start(kept.collect(), stop.child_token()));
     let mut journals = Vec::new();
     let mut running_sources = JoinSet::new();
-    let queue_bytes = in_flight_bytes / 4 / sources.len().max(1) as u64;
+    let queue_bytes = in_flight_bytes * IN_FLIGHT_CLIENTS_PERCENT / 100 / sources.len().max(1) as u64;
     for (part, begin) in sources.into_iter().zip(parts.sources) {
         let open = OpenContext {
             data_dir: data_dir.clone(),
@@ -153,7 +154,8 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     drop(parts.intake);
     // Ends by itself with the checkpointer; nothing waits for it.
     tokio::spawn(parts.cleaner.run());
-    let supervisor = Supervisor { crew, stop: stop.clone(), finish: parts.finish, journals, lock };
+    let supervisor =
+        Supervisor { crew, stop: stop.clone(), finish: parts.finish, abandon: parts.abandon, journals, lock };
     let supervisor = tokio::spawn(supervisor.run(running_sources, parts.checkpointer));
     Ok(Running { live, stop, supervisor })
 }
@@ -240,6 +242,8 @@ struct Supervisor {
     finish: CancellationToken,
     /// Of every source; most have none on the disk.
     journals: Vec<Journalled>,
+    /// Lets threads that wait for a store go, once nothing of theirs counts any more.
+    abandon: CancellationToken,
     /// Held to the very end: no second process before the last record.
     lock: std::fs::File,
 }
@@ -275,6 +279,7 @@ impl Supervisor {
         }
         self.stop.cancel();
         checkpoints.abort();
+        self.abandon.cancel();
         sources.shutdown().await;
         let ended = match ended {
             Err(e @ Error::Fenced(_)) => Err(with_left_behind(e, &self.journals)),

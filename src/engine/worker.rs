@@ -7,6 +7,7 @@ use crate::checkpoint::next::PartitionCut;
 use crate::engine::dead_letter;
 use crate::engine::deliver::Delivery;
 use crate::engine::ingest::{Ingest, Ingested, Outcome, message_at};
+use crate::engine::pressure::{Cause, Pressure};
 use crate::engine::published::{Board, PartitionProgress, Published, Uncommitted};
 use crate::engine::upsert::Touched;
 use crate::sinks::delta::table::Prepared;
@@ -19,13 +20,12 @@ use crate::types::count::Counts;
 use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
 use crate::types::invariant;
-use crate::types::limit::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+use crate::types::limit::BATCH_MESSAGES_MAX;
 use crate::types::position::{PartitionId, Position, Span};
 use arrow::record_batch::RecordBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// What the checkpointer asks of a slot.
 pub enum Order {
@@ -46,27 +46,8 @@ pub struct SlotCut {
     pub frozen: Vec<FrozenView>,
     /// The epoch's files, complete and durable, by "sink.table".
     pub prepared: oneshot::Receiver<Result<BTreeMap<Arc<str>, Prepared>>>,
-}
-
-/// Bytes of rows that no applied epoch holds yet, over all slots. Above `soft` the epoch is sealed early, above `hard`
-/// slots take nothing more: sources pause, nothing is dropped (I9).
-pub struct Pressure {
-    pub held: AtomicU64,
-    pub soft: u64,
-    pub hard: u64,
-    pub seal_early: Notify,
-}
-
-impl Pressure {
-    fn add(&self, bytes: u64) {
-        if self.held.fetch_add(bytes, Ordering::Relaxed) + bytes > self.soft {
-            self.seal_early.notify_one();
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.held.load(Ordering::Relaxed) > self.hard
-    }
+    /// False: there was no room to take all that is queued; a further drain will take more of it.
+    pub drained: bool,
 }
 
 pub struct WorkerParts {
@@ -115,6 +96,7 @@ pub struct Worker {
     rejects: BTreeMap<&'static str, u64>,
     unknown_fields: BTreeMap<Arc<str>, u64>,
     batches: u64,
+    batch_bytes_max: usize,
     /// The sources have let go of the queue: only orders come.
     drained: bool,
 }
@@ -125,8 +107,11 @@ pub enum Wake {
     Handover(Handover),
     /// All sources have let go of the queue.
     Drained,
+    /// There may be room again.
+    Look,
     /// The engine is gone.
     Closed,
+    Failed(Error),
 }
 
 impl Worker {
@@ -148,6 +133,7 @@ impl Worker {
             })
             .collect();
         let worker = Worker {
+            batch_bytes_max: parts.pressure.batch_bytes_max(),
             parts,
             progress,
             uncommitted: Uncommitted::default(),
@@ -176,18 +162,19 @@ impl Worker {
     pub fn turn(&mut self, wake: Wake) -> Result<bool> {
         match wake {
             Wake::Closed => return Ok(false),
+            Wake::Failed(error) => return Err(error),
+            Wake::Look => {}
             Wake::Drained => self.drained = true,
             Wake::Handover(first) => self.batch(first)?,
             Wake::Order(Order::Applied(epoch)) => {
                 let freed = self.uncommitted.applied(epoch);
-                self.parts.pressure.held.fetch_sub(freed, Ordering::Relaxed);
+                self.parts.pressure.free_rows(freed);
                 self.publish();
             }
             Wake::Order(Order::Cut { epoch, drain, reply }) => {
-                while drain && let Some(first) = self.parts.inbox.blocking_recv() {
-                    self.batch(first)?;
+                if drain && !self.drained {
+                    self.drained = self.drain()?;
                 }
-                self.drained |= drain;
                 let cut = self.cut(epoch)?;
                 // The checkpointer may have given up in the meantime; then nothing was promised to anyone.
                 return Ok(reply.send(cut).is_ok());
@@ -198,16 +185,66 @@ impl Worker {
 
     /// What comes next; orders first. Cancel-safe.
     pub async fn next(&mut self) -> Wake {
-        let full = self.parts.pressure.is_full();
+        let pressure = self.parts.pressure.clone();
+        // Made before looking, so that room made in between is not missed.
+        let room = pressure.room.notified();
+        let full = if self.drained { Ok(None) } else { self.full() };
+        let cause = match full {
+            Ok(cause) => cause,
+            Err(error) => return Wake::Failed(error),
+        };
+        pressure.pause(self.parts.slot, cause, self.parts.clock.now_us());
         let (orders, inbox) = (&mut self.parts.orders, &mut self.parts.inbox);
-        if self.drained || full {
+        if self.drained {
             return orders.recv().await.map_or(Wake::Closed, Wake::Order);
         }
         tokio::select! {
             biased;
             order = orders.recv() => order.map_or(Wake::Closed, Wake::Order),
-            handover = inbox.recv() => handover.map_or(Wake::Drained, Wake::Handover),
+            () = room, if cause.is_some() => Wake::Look,
+            handover = inbox.recv(), if cause.is_none() => handover.map_or(Wake::Drained, Wake::Handover),
         }
+    }
+
+    /// Takes what is still queued. False: there is no room for the rest before this epoch has landed. With a full state
+    /// there will be none: what is left is read again at the next start.
+    fn drain(&mut self) -> Result<bool> {
+        loop {
+            match self.full()? {
+                Some(Cause::Rows) => return Ok(false),
+                Some(Cause::State) => return Ok(true),
+                None => {}
+            }
+            let Some(first) = self.parts.inbox.blocking_recv() else { return Ok(true) };
+            self.batch(first)?;
+        }
+    }
+
+    /// Why nothing more may be taken.
+    fn full(&mut self) -> Result<Option<Cause>> {
+        if self.parts.pressure.rows_are_full() {
+            return Ok(Some(Cause::Rows));
+        }
+        if self.parts.pressure.full_state().is_none() {
+            return Ok(None);
+        }
+        // Rows that were replaced and not compacted away yet are the first to go.
+        for view in &mut self.parts.views {
+            while view.compact()? {}
+        }
+        self.show_state();
+        match self.parts.pressure.full_state() {
+            Some((_, text)) if self.parts.pressure.ends_when_full() && !self.parts.inbox.is_empty() => {
+                Err(Error::refused(text, "Run it again with the larger limit: it goes on where it stopped."))
+            }
+            Some(_) if self.parts.pressure.ends_when_full() => Ok(None),
+            Some(_) => Ok(Some(Cause::State)),
+            None => Ok(None),
+        }
+    }
+
+    fn show_state(&self) {
+        self.parts.pressure.state_is(self.parts.slot, self.parts.views.iter().map(|v| (v.keys(), v.bytes())));
     }
 
     /// One batch: what has arrived, up to the bounds. All of it or nothing reaches state and sinks.
@@ -215,7 +252,7 @@ impl Worker {
         let mut bytes = first.messages.bytes();
         let mut count = first.messages.items.len();
         let mut handovers = vec![first];
-        while count < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
+        while count < BATCH_MESSAGES_MAX && bytes < self.batch_bytes_max {
             let Ok(next) = self.parts.inbox.try_recv() else { break };
             bytes += next.messages.bytes();
             count += next.messages.items.len();
@@ -261,7 +298,7 @@ impl Worker {
 
     fn deliver(&mut self, table: &Arc<str>, rows: RecordBatch) -> Result<()> {
         let bytes = self.uncommitted.push(table, rows.clone());
-        self.parts.pressure.add(bytes);
+        self.parts.pressure.hold_rows(bytes);
         self.send_delivery(Delivery::Rows { table: table.clone(), rows })
     }
 
@@ -351,10 +388,11 @@ impl Worker {
         let (reply, prepared) = oneshot::channel();
         self.send_delivery(Delivery::Seal { reply })?;
         self.publish();
-        Ok(SlotCut { slot, partitions, segments, frozen, prepared })
+        Ok(SlotCut { slot, partitions, segments, frozen, prepared, drained: self.drained })
     }
 
     fn publish(&self) {
+        self.show_state();
         let view = SlotView {
             views: self.parts.views.iter().map(ViewState::freeze).collect(),
             uncommitted: self.uncommitted.tables().clone(),

@@ -1,5 +1,6 @@
 //! A running engine as the servers see it: tables to query, components to be ready, a status to show.
 
+use crate::engine::pressure::Cause;
 use crate::engine::published::Published;
 use crate::engine::running::Live;
 use crate::query::World;
@@ -75,14 +76,54 @@ impl LiveWorld {
         for (table, rows) in &checkpoint.rows_total {
             metrics::counter!("pipe_table_rows_total", "component" => table.to_string()).absolute(*rows);
         }
-        metrics::gauge!("pipe_budget_used_bytes", "share" => "queues").set(self.live.in_flight.used_bytes() as f64);
-        metrics::gauge!("pipe_budget_used_bytes", "share" => "uncommitted")
-            .set(self.live.pressure.held.load(Ordering::Relaxed) as f64);
+        for share in self.shares() {
+            metrics::gauge!("pipe_budget_used_bytes", "share" => share.name).set(share.used as f64);
+            metrics::gauge!("pipe_budget_limit_bytes", "share" => share.name).set(share.limit as f64);
+        }
+        let pressure = &self.live.pressure;
+        metrics::counter!("pipe_early_seals_total").absolute(pressure.early_seals());
+        metrics::counter!("pipe_paused_seconds_total", "cause" => "messages").absolute(self.live.in_flight.waited_seconds() as u64);
+        for cause in Cause::ALL {
+            metrics::counter!("pipe_paused_seconds_total", "cause" => cause.name())
+                .absolute(pressure.paused_seconds(cause, self.clock.now_us()) as u64);
+            let slots = pressure.paused().iter().filter(|p| p.cause == cause).count();
+            metrics::gauge!("pipe_paused_slots", "cause" => cause.name()).set(slots as f64);
+        }
     }
+
+    fn shares(&self) -> [Share; 4] {
+        let pressure = &self.live.pressure;
+        let shares = pressure.shares();
+        let state = pressure.state().iter().map(|v| v.bytes).sum();
+        [
+            Share {
+                name: "messages",
+                used: self.live.in_flight.used_bytes(),
+                limit: self.live.in_flight.total_bytes(),
+            },
+            Share { name: "rows", used: pressure.rows_bytes(), limit: shares.rows_max },
+            // Of the same bound as the rows.
+            Share { name: "files", used: pressure.files_bytes(), limit: shares.rows_max },
+            Share { name: "state", used: state, limit: shares.state_max },
+        ]
+    }
+}
+
+struct Share {
+    name: &'static str,
+    used: u64,
+    limit: u64,
 }
 
 fn sum(shown: &[Arc<Published>], of: impl Fn(&Published) -> u64) -> u64 {
     shown.iter().map(|p| of(p)).sum()
+}
+
+fn waits_for_lake(checkpoint: &str, tables: &BTreeMap<Arc<str>, String>) -> String {
+    match tables.first_key_value().map(|(_, why)| why.as_str()).or(Some(checkpoint).filter(|t| !t.is_empty())) {
+        Some(trouble) => format!("rows wait for the lake: {trouble}"),
+        None => "rows wait for the lake".into(),
+    }
 }
 
 fn rejects(shown: &[Arc<Published>]) -> BTreeMap<&'static str, u64> {
@@ -266,6 +307,12 @@ impl Facade for LiveWorld {
             let detail = if ready { "" } else { "replay has not passed the key-value store's marker yet" };
             states.push(ComponentState { component: "key-value store".into(), ready, detail: detail.into() });
         }
+        for (table, why) in self.live.pressure.table_trouble() {
+            states.push(ComponentState { component: format!("table {table}"), ready: false, detail: why });
+        }
+        if let Some((view, text)) = self.live.pressure.full_state() {
+            states.push(ComponentState { component: format!("view {}", view.name), ready: false, detail: text });
+        }
         if self.live.stopping.load(Ordering::Relaxed) {
             states.push(ComponentState { component: "pipeline".into(), ready: false, detail: "stopping".into() });
         }
@@ -332,9 +379,18 @@ impl Facade for LiveWorld {
             },
             "memory": {
                 "limit_bytes": self.live.memory_bytes,
-                "queues_bytes": self.live.in_flight.used_bytes(),
-                "uncommitted_bytes": self.live.pressure.held.load(Ordering::Relaxed),
-                "state_bytes": (0..self.live.plan.views.len()).map(|i| sum(&shown, |p| p.view_bytes[i])).sum::<u64>(),
+                "shares": self.shares().iter().map(|s| (s.name, json!({ "used_bytes": s.used, "limit_bytes": s.limit })))
+                    .collect::<BTreeMap<_, _>>(),
+                "early_seals": self.live.pressure.early_seals(),
+                "paused": self.live.pressure.paused().iter().map(|p| json!({
+                    "slot": p.slot,
+                    "cause": p.cause.name(),
+                    "seconds": (now_us - p.since_us).max(0) as f64 / 1e6,
+                    "why": match p.cause {
+                        Cause::Rows => waits_for_lake(&checkpoint.trouble, &self.live.pressure.table_trouble()),
+                        Cause::State => self.live.pressure.full_state().map_or(String::new(), |(_, text)| text),
+                    },
+                })).collect::<Vec<_>>(),
             },
         })
     }

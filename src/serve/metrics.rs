@@ -92,6 +92,14 @@ const MEANINGS: &[(Kind, &str, &str)] = &[
     (Counter, "pipe_kv_rows_deleted_total", "Values deleted from a key-value table."),
     (Counter, "pipe_kv_rows_left_out_total", "Rows not written because their key is NULL or too long."),
     (Gauge, "pipe_budget_used_bytes", "Bytes in use of a share of the memory budget."),
+    (Gauge, "pipe_budget_limit_bytes", "Size of that share; files count towards the share of rows."),
+    (Counter, "pipe_early_seals_total", "Epochs cut before their time because rows used half of their share."),
+    (
+        Gauge,
+        "pipe_paused_slots",
+        "Slots that take nothing now, by cause: rows (the lake is behind), state (it is full).",
+    ),
+    (Counter, "pipe_paused_seconds_total", "Seconds of waiting, over all slots and sources, by cause."),
     // Readers.
     (Counter, "pipe_queries_total", "Queries that ended, by outcome: answered, failed, cancelled."),
     (Counter, "pipe_query_rows_total", "Rows handed to readers of queries."),

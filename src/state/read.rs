@@ -27,6 +27,21 @@ impl FrozenView {
         Ok(concat_batches(&self.folding.segment_schema, &parts)?)
     }
 
+    /// The same rows in several views of at most about `bytes_max` each, so that a base can be written without holding all
+    /// of state a second and a third time. No key is in two of them.
+    pub fn parts(&self, bytes_max: u64) -> Vec<FrozenView> {
+        let mut parts: Vec<(Vec<Arc<Segment>>, u64)> = vec![(Vec::new(), 0)];
+        for segment in self.segments.iter() {
+            if parts.last().is_some_and(|(some, bytes)| !some.is_empty() && bytes + segment.bytes() > bytes_max) {
+                parts.push((Vec::new(), 0));
+            }
+            let (some, bytes) = parts.last_mut().expect("there is always one");
+            some.push(segment.clone());
+            *bytes += segment.bytes();
+        }
+        parts.into_iter().map(|(segments, _)| FrozenView { segments: Arc::new(segments), ..self.clone() }).collect()
+    }
+
     pub fn keys(&self) -> u64 {
         self.keys
     }

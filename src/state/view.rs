@@ -104,10 +104,10 @@ impl ViewState {
     }
 
     /// Rewrites segments when more than half of their rows are dead, and merges small ones. One bounded step (some
-    /// milliseconds); called by the worker between batches.
-    pub fn compact(&mut self) -> Result<()> {
+    /// milliseconds); called by the worker between batches. False: there was nothing to do.
+    pub fn compact(&mut self) -> Result<bool> {
         self.lookups.forget(self.log.version());
-        self.log.compact().map(|_| ())
+        self.log.compact()
     }
 
     pub fn keys(&self) -> u64 {

@@ -30,4 +30,11 @@ pub const SHARE_IN_FLIGHT_PERCENT: u64 = 40;
 pub const SHARE_STATE_PERCENT: u64 = 40;
 pub const SHARE_QUERY_PERCENT: u64 = 20;
 const _: () = assert!(SHARE_IN_FLIGHT_PERCENT + SHARE_STATE_PERCENT + SHARE_QUERY_PERCENT == 100);
+
+/// Of the in-flight share: queues of client libraries and of journals; messages handed to slots; rows that no applied
+/// epoch holds yet, with the files being written from them. Percent.
+pub const IN_FLIGHT_CLIENTS_PERCENT: u64 = 15;
+pub const IN_FLIGHT_MESSAGES_PERCENT: u64 = 35;
+pub const IN_FLIGHT_ROWS_PERCENT: u64 = 50;
+const _: () = assert!(IN_FLIGHT_CLIENTS_PERCENT + IN_FLIGHT_MESSAGES_PERCENT + IN_FLIGHT_ROWS_PERCENT == 100);
 const _: () = assert!(HANDOVER_MESSAGES_MAX <= BATCH_MESSAGES_MAX && HANDOVER_BYTES_MAX <= BATCH_BYTES_MAX);

@@ -30,6 +30,9 @@ const ROW_GROUP_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// open files are finished and new ones begun, so a file per partition becomes several.
 const PARTITIONS_OPEN_MAX: usize = 256;
 
+/// What an open partition holds before its first row, as `PARTITIONS_OPEN_MAX` says, rounded up.
+const PARTITION_BYTES: u64 = 128 * 1024;
+
 /// Columns with minimum and maximum in the log. Every commit's readers parse them for every file.
 pub(super) const STATS_COLUMNS_MAX: usize = 8;
 
@@ -86,6 +89,9 @@ pub struct EpochWriter {
     finished: Vec<Add>,
     pending: Arc<Pending>,
     rows: u64,
+    /// Bytes of the rows in the open files, as they were in memory.
+    open_row_bytes: u64,
+    memory_bytes_max: u64,
 }
 
 impl EpochWriter {
@@ -93,7 +99,32 @@ impl EpochWriter {
         let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(location.store.clone(), location.prefix.clone()));
         let writer = new_writer(&format, &store);
         let open = Partitions::new(&format)?;
-        Ok(EpochWriter { format, location, store, writer, open, finished: Vec::new(), pending, rows: 0 })
+        Ok(EpochWriter {
+            format,
+            location,
+            store,
+            writer,
+            open,
+            finished: Vec::new(),
+            pending,
+            rows: 0,
+            open_row_bytes: 0,
+            memory_bytes_max: u64::MAX,
+        })
+    }
+
+    /// Files are finished, and new ones begun, when the open ones hold more than this. One partition is always open.
+    pub fn within(mut self, memory_bytes_max: u64) -> Self {
+        self.memory_bytes_max = memory_bytes_max;
+        self.open.open_max = (memory_bytes_max / PARTITION_BYTES).clamp(1, PARTITIONS_OPEN_MAX as u64) as usize;
+        self
+    }
+
+    /// What the open files hold, estimated, because delta-rs does not tell: encoded columns are at most half of what they
+    /// are as Arrow rows (telemetry: a quarter), and every partition has buffers of its own.
+    pub fn memory_bytes(&self) -> u64 {
+        let partitions = if self.open_row_bytes == 0 { 0 } else { self.open.open.len().max(1) as u64 };
+        partitions * PARTITION_BYTES + self.open_row_bytes / 2
     }
 
     /// Columns as the spec's schema. Streams to the store; memory is bounded by one row group per partition.
@@ -116,6 +147,11 @@ impl EpochWriter {
                 }
             }
             self.writer.write(&batch).await.map_err(|e| failed(&self.location, "write its files", e))?;
+            self.open_row_bytes += batch.get_array_memory_size() as u64;
+            if self.memory_bytes() > self.memory_bytes_max {
+                self.open.open.clear();
+                self.roll().await?;
+            }
         }
         Ok(())
     }
@@ -123,6 +159,7 @@ impl EpochWriter {
     /// Finishes the open files and goes on with new ones.
     async fn roll(&mut self) -> Result<()> {
         let full = std::mem::replace(&mut self.writer, new_writer(&self.format, &self.store));
+        self.open_row_bytes = 0;
         let adds = full.close().await.map_err(|e| failed(&self.location, "finish its files", e))?;
         self.pending.insert(&adds);
         self.finished.extend(adds);
@@ -219,6 +256,7 @@ struct Partitions {
     /// `None`: the table is not partitioned.
     rows: Option<RowConverter>,
     open: HashSet<Box<[u8]>>,
+    open_max: usize,
 }
 
 enum Admission {
@@ -235,7 +273,7 @@ impl Partitions {
             format.partition_by.iter().map(|name| format.schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
         let fields = columns.iter().map(|i| SortField::new(format.schema.field(*i).data_type().clone()));
         let rows = if columns.is_empty() { None } else { Some(RowConverter::new(fields.collect())?) };
-        Ok(Partitions { columns, rows, open: HashSet::new() })
+        Ok(Partitions { columns, rows, open: HashSet::new(), open_max: PARTITIONS_OPEN_MAX })
     }
 
     fn admit(&mut self, batch: &RecordBatch) -> Result<Admission> {
@@ -254,11 +292,11 @@ impl Partitions {
             }
             last = Some(row);
         }
-        if here.len() > PARTITIONS_OPEN_MAX && batch.num_rows() > 1 {
+        if here.len() > self.open_max && batch.num_rows() > 1 {
             return Ok(Admission::TooMany);
         }
         let fresh = here.iter().filter(|p| !self.open.contains(*p)).count();
-        if self.open.len() + fresh > PARTITIONS_OPEN_MAX {
+        if self.open.len() + fresh > self.open_max {
             self.open = here;
             return Ok(Admission::Full);
         }

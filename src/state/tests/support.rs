@@ -212,7 +212,9 @@ impl Shares {
     pub async fn restart(&mut self, share: usize, rebase: bool) {
         self.cut(share);
         if rebase {
-            self.saved[share] = vec![through_ipc(&self.states[share].freeze().base().expect("reads"))];
+            // Small parts, so that there are several.
+            let parts = self.states[share].freeze().parts(4_096);
+            self.saved[share] = parts.iter().map(|part| through_ipc(&part.base().expect("reads"))).collect();
         }
         let mut again = state(&self.view).await;
         for segment in &self.saved[share] {
