@@ -67,7 +67,7 @@ async fn table(location: &Location, batch: &RecordBatch) -> Arc<Table> {
 }
 
 fn app_id() -> String {
-    Table::app_id(&ChainId("bench".into()), "lake", "points")
+    ChainId("bench".into()).app_id("lake", "points")
 }
 
 fn local(dir: &std::path::Path) -> Location {

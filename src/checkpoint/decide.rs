@@ -84,11 +84,6 @@ pub fn decide(observed: &Observed) -> Step {
     }
 }
 
-/// `pipe/<chain>/<sink>.<table>`: the application id of this table under any chain.
-pub fn app_id(chain: &ChainId, sink: &str, table: &str) -> String {
-    format!("pipe/{chain}/{sink}.{table}")
-}
-
 /// What the object under the record's name says after a PUT whose answer was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decided {
@@ -250,7 +245,7 @@ fn table_fits(table: &ObservedTable, head: &Record) -> Result<(), Refusal> {
              the sink a new uri and the pipeline a new data_dir and checkpoint location.",
         );
     }
-    let held = table.transactions.get(&app_id(&head.chain, &table.sink, &table.table)).copied().unwrap_or(0);
+    let held = table.transactions.get(&head.chain.app_id(&table.sink, &table.table)).copied().unwrap_or(0);
     if held > 0 && held as u64 > head.epoch.0 {
         return refuse(
             format!("table \"{name}\" holds epoch {held} of this chain, but the newest record is {}", head.epoch),

@@ -111,6 +111,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     served.running.stop();
     served.running.wait().await?;
     let account = Account::new(&tally, &live, latency);
+    drop(live);
     served.close().await;
     broker.stop().await?;
     account.print(args.json, &dir);
@@ -150,6 +151,7 @@ interval = "5s"
 [server]
 http = "{http}"
 flight = "{flight}"
+open = true                            # simulated data: whoever reaches the ports may read it
 
 [source.kinematic]
 type = "mqtt"
@@ -206,15 +208,6 @@ async fn subscribed(live: &Live) -> Result<()> {
     Ok(())
 }
 
-fn counts(live: &Live) -> Counts {
-    let mut all = Counts::default();
-    live.published()
-        .iter()
-        .flat_map(|p| p.partitions.values().cloned().collect::<Vec<_>>())
-        .for_each(|p| all.add(&p.counts));
-    all
-}
-
 /// Shows live counters until the fleet has sent everything, the pipeline fails, or Ctrl-C.
 async fn watch(
     mut simulation: tokio::task::JoinHandle<Result<Tally>>,
@@ -241,7 +234,7 @@ async fn watch(
 }
 
 fn line(live: &Live, progress: &Progress, before: (u64, Instant)) -> (u64, Instant) {
-    let counts = counts(live);
+    let counts = live.counts();
     let checkpoint = live.checkpoint_status();
     let rows: u64 = checkpoint.rows_total.iter().filter(|(k, _)| k.ends_with(".points")).map(|(_, v)| *v).sum();
     let keys: u64 = live.published().iter().map(|p| p.view_keys.iter().copied().max().unwrap_or(0)).sum();
@@ -266,7 +259,7 @@ fn line(live: &Live, progress: &Progress, before: (u64, Instant)) -> (u64, Insta
 /// Waits until everything sent has been handed to a slot and is queryable.
 async fn drain(live: &Live, sent: u64) -> bool {
     let deadline = Instant::now() + DRAIN_MAX;
-    while counts(live).received < sent {
+    while live.counts().received < sent {
         if Instant::now() > deadline {
             return false;
         }
@@ -296,7 +289,7 @@ impl Sampler {
             let mut samples: Vec<(Instant, u64, u64)> = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 // Queryable first: a message sent in between must not look older than it is.
-                let queryable = counts(&live).received;
+                let queryable = live.counts().received;
                 let sample = (Instant::now(), progress.messages.load(Ordering::Relaxed), queryable);
                 if samples.last().is_none_or(|s| (s.1, s.2) != (sample.1, sample.2)) {
                     samples.push(sample);
@@ -341,7 +334,7 @@ struct Account {
 
 impl Account {
     fn new(tally: &Tally, live: &Live, latency: Latency) -> Account {
-        let counts = counts(live);
+        let counts = live.counts();
         let total = |table: &str| live.checkpoint_status().rows_total.get(table).copied().unwrap_or(0);
         let view = live.plan.views.iter().position(|v| &*v.name == "vehicle_latest");
         let keys = view.map_or(0, |i| live.published().iter().map(|p| p.view_keys[i]).sum());

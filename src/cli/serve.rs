@@ -1,11 +1,13 @@
 //! `pipe serve`: runs a pipeline until it is told to stop, or once over what there is.
 
+use crate::config::spec::ServerSpec;
 use crate::engine::running::{Live, Running};
 use crate::engine::start::{StartOptions, start};
 use crate::engine::{assemble, load};
 use crate::env::clock::Clock;
 use crate::query::run::QuerySettings;
 use crate::serve::live::LiveWorld;
+use crate::serve::tls::Identity;
 use crate::serve::{self, Servers, Settings, metrics};
 use crate::types::error::{Error, Result};
 use crate::types::limit::SHARE_QUERY_PERCENT;
@@ -13,7 +15,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -101,54 +103,83 @@ impl Drop for QueryRuntime {
 }
 
 impl Served {
-    /// Loads, starts, and serves. `once` has no servers: it answers nothing and ends by itself.
+    /// Loads, takes the ports, starts, and serves. `once` has no servers: it answers nothing and ends by itself.
     pub async fn open(config: &Path, options: StartOptions, skip: &[String]) -> Result<Served> {
         let once = options.once;
         let (loaded, plan) = load::load_and_compile(config).await?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let server = loaded.config.server.clone();
         let memory_bytes = loaded.config.limits.memory.0;
         let grace = loaded.config.pipeline.shutdown_timeout.0;
         let pipeline = loaded.config.pipeline.name.clone();
+        let (bound, queries) = match once {
+            true => (None, QueryRuntime::default()),
+            false => {
+                let (settings, queries) = server_settings(&loaded.config.server, memory_bytes)?;
+                (Some(serve::bind(settings).await?), queries)
+            }
+        };
         let skip = skip.iter().cloned().collect();
         let assembled = assemble::assemble(loaded, plan, once, &skip)?;
         metrics::install(&pipeline)?;
         let running = start(assembled, options).await?;
-        let mut served = Served { running, servers: None, grace, queries: QueryRuntime::default() };
-        if !once {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(std::thread::available_parallelism().map_or(1, |n| n.get()))
-                .thread_name("query")
-                .enable_all()
-                .build()
-                .map_err(|e| Error::Failed(format!("the query threads could not be started: {e}")))?;
-            let handle = runtime.handle().clone();
-            served.queries = QueryRuntime(Some(runtime));
-            let settings = Settings {
-                http: server.http,
-                flight: server.flight,
-                query: QuerySettings {
-                    memory_bytes: memory_bytes * SHARE_QUERY_PERCENT / 100,
-                    partitions: std::thread::available_parallelism().map_or(1, |n| n.get()),
-                    runtime: handle,
-                    clock: Clock::System,
-                },
-                tokens: Vec::new(),
-            };
+        let mut served = Served { running, servers: None, grace, queries };
+        if let Some(bound) = bound {
             let world = Arc::new(LiveWorld::new(served.running.live.clone(), Clock::System));
-            served.servers = Some(serve::start(world, settings).await?);
+            served.servers = Some(bound.serve(world)?);
         }
         Ok(served)
     }
 
+    /// Afterwards nothing of the pipeline is open any more, the key-value store included: its directory may be removed.
     pub async fn close(self) {
-        if let Some(servers) = self.servers {
+        let Served { running, servers, queries, grace: _ } = self;
+        if let Some(servers) = servers {
             servers.shutdown().await;
+        }
+        drop(queries);
+        let deadline = Instant::now() + LET_GO_MAX;
+        while Arc::strong_count(&running.live) > 1 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
+
+/// Time for connections that were cut to let go of what they read from.
+const LET_GO_MAX: Duration = Duration::from_secs(2);
+
+/// What the servers need of the config, with the threads that queries run on.
+fn server_settings(server: &ServerSpec, memory_bytes: u64) -> Result<(Settings, QueryRuntime)> {
+    let lookups = load::lookups();
+    let mut tokens = Vec::new();
+    for token in server.all_tokens() {
+        let missing = |why: String| Error::refused(format!("a token of [server] is not there: {why}"), TOKEN_HINT);
+        let token = token.reveal(&lookups).map_err(missing)?;
+        if token.trim().is_empty() {
+            return Err(missing("it is empty".into()));
+        }
+        tokens.push(token);
+    }
+    let tls = server.tls.as_ref().map(|tls| Identity::read(&tls.cert, &tls.key)).transpose()?;
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("query")
+        .enable_all()
+        .build()
+        .map_err(|e| Error::Failed(format!("the query threads could not be started: {e}")))?;
+    let query = QuerySettings {
+        memory_bytes: memory_bytes * SHARE_QUERY_PERCENT / 100,
+        partitions: threads,
+        runtime: runtime.handle().clone(),
+        clock: Clock::System,
+    };
+    let settings = Settings { http: server.http.clone(), flight: server.flight.clone(), query, tokens, tls };
+    Ok((settings, QueryRuntime(Some(runtime))))
+}
+
+const TOKEN_HINT: &str = "Set the variable or the file that tokens names, or take the token out.";
 
 pub struct Signals {
     term: Signal,
@@ -173,9 +204,8 @@ impl Signals {
 
 /// What `--once` did: the ledger, and where everything stands.
 fn print_account(live: &Live, json: bool) {
-    let mut counts = crate::types::count::Counts::default();
+    let counts = live.counts();
     let shown = live.published();
-    shown.iter().flat_map(|p| p.partitions.values()).for_each(|p| counts.add(&p.counts));
     let checkpoint = live.checkpoint_status();
     let keys: Vec<(String, u64)> = live
         .plan

@@ -18,6 +18,7 @@ Examples:
   pipe sql \"SELECT * FROM hot.vehicle_latest LIMIT 5\"
   pipe sql --format csv -f report.sql > report.csv
   echo 'SELECT count(*) FROM lake.points' | pipe sql
+  pipe sql --url grpc+tls://lake.example:50051 --ca ca.pem --token \"$TOKEN\" \"SHOW TABLES\"
   pipe sql                  # a dialogue; \\? says what it understands")]
 pub struct Args {
     /// Where the pipeline serves Flight SQL
@@ -26,6 +27,9 @@ pub struct Args {
     /// Bearer token, when the pipeline asks for one
     #[arg(long, env = "PIPE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// PEM file with the authority (or the certificate itself) to trust, for a pipeline that speaks TLS (grpc+tls://...)
+    #[arg(long, env = "PIPE_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = Style::Table)]
     pub format: Style,
     /// Print results as JSON: short for --format json
@@ -57,7 +61,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(text) => text,
         Err(message) => return Ok(complain(&Trouble::call(message))),
     };
-    let mut client = match Client::connect(&args.url, args.token.as_deref()).await {
+    let mut client = match Client::connect(&args.url, args.token.as_deref(), args.ca.as_deref()).await {
         Ok(client) => client,
         Err(trouble) => return Ok(complain(&trouble)),
     };

@@ -8,7 +8,7 @@ use crate::config::read::read;
 use crate::config::section::Section;
 use crate::config::spec::{
     CheckpointSpec, Config, Connectors, DeadLetterSpec, LimitsSpec, PipelineSpec, ServerSpec, SinkSpec, SourceCommon,
-    SourceSpec,
+    SourceSpec, is_loopback,
 };
 use crate::config::value::{Lookups, Size, names_a_secret};
 use crate::types::catalog::SinkKind;
@@ -61,7 +61,7 @@ pub fn parse(file: &Path, text: &str, lookups: &Lookups, connectors: &Connectors
     };
     let mut warnings = Vec::new();
     warn_of_literals(&top, &source, &mut warnings);
-    let mut parser = Parser { source, connectors, config, faults };
+    let mut parser = Parser { source, connectors, config, faults, warnings };
     parser.pipeline(&mut top);
     parser.checkpoint(&mut top);
     parser.limits(&mut top);
@@ -70,7 +70,8 @@ pub fn parse(file: &Path, text: &str, lookups: &Lookups, connectors: &Connectors
     parser.sinks(&mut top);
     parser.dead_letter(&mut top);
     parser.rest(&top);
-    let Parser { config, mut faults, .. } = parser;
+    let Parser { config, mut faults, mut warnings, .. } = parser;
+    warnings.sort_by_key(|warning| (warning.line, warning.column));
     faults.sort_by_key(|fault| (fault.line, fault.column));
     faults.dedup();
     Parsed { config, faults, warnings }
@@ -102,6 +103,7 @@ struct Parser<'a> {
     connectors: &'a Connectors<'a>,
     config: Config,
     faults: Vec<Fault>,
+    warnings: Vec<Fault>,
 }
 
 /// A `[source.x]` or `[sink.x]`, as far as both are alike.
@@ -195,6 +197,9 @@ impl Parser<'_> {
 
     fn server(&mut self, top: &mut Table) {
         let (server, judged) = self.part::<ServerSpec>(top, "server");
+        if let Some(table) = &judged {
+            self.who_may_read(&server, table);
+        }
         let any_port = |listen: &str| listen.ends_with(":0");
         if let (Some(table), Some(http), Some(flight)) = (judged, &server.http, &server.flight)
             && http == flight
@@ -205,6 +210,27 @@ impl Parser<'_> {
             self.fault(at, message, "Give each its own port, or turn one \"off\".");
         }
         self.config.server = server;
+    }
+
+    /// An address that other machines reach wants a token, or the word that none is wanted.
+    fn who_may_read(&mut self, server: &ServerSpec, table: &Table) {
+        let is_guarded = server.all_tokens().next().is_some();
+        for (key, listen) in [("http", &server.http), ("flight", &server.flight)] {
+            let (Some(listen), Some(entry)) = (listen, table.get(key)) else { continue };
+            if is_loopback(listen) {
+                continue;
+            }
+            if !is_guarded && !server.open {
+                let message = format!("\"{key}\" is reached from other machines, and nobody is asked for a token");
+                let hint = "Set tokens = [{ env = \"PIPE_TOKEN\" }] under [server]; or open = true, if whoever reaches it may read.";
+                self.fault(entry.node.at, message, hint);
+            } else if is_guarded && server.tls.is_none() {
+                let message =
+                    format!("\"{key}\" is reached from other machines, and tokens cross the network in clear text");
+                let hint = "Set tls = { cert = \"server.pem\", key = \"server.key\" } under [server], or put a proxy with TLS before it.";
+                self.warnings.push(self.source.fault(entry.node.at, message).with_hint(hint));
+            }
+        }
     }
 
     fn sources(&mut self, top: &mut Table) {
@@ -411,16 +437,24 @@ impl Parser<'_> {
     }
 }
 
+const KEEP_OUTSIDE: &str = "Keep it outside: { env = \"NAME\" } or { file = \"/run/secrets/name\" }.";
+
 /// Warns of passwords in the file, wherever they stand: by the key's name, and in the user part of a URL.
 fn warn_of_literals(table: &Table, source: &Source, warnings: &mut Vec<Fault>) {
     for entry in &table.entries {
         match &entry.node.value {
             Value::Table(inner) => warn_of_literals(inner, source, warnings),
+            Value::Array(items) if names_a_secret(&entry.key) => {
+                let is_literal = |item: &&Node| matches!(&item.value, Value::Text { expanded: false, .. });
+                if let Some(literal) = items.iter().find(is_literal) {
+                    let message = format!("\"{}\" is written into the file", entry.key);
+                    warnings.push(source.fault(literal.at, message).with_hint(KEEP_OUTSIDE));
+                }
+            }
             Value::Text { text, expanded: false } if !text.is_empty() => {
                 if names_a_secret(&entry.key) {
                     let message = format!("\"{}\" is written into the file", entry.key);
-                    let hint = "Keep it outside: { env = \"NAME\" } or { file = \"/run/secrets/name\" }.";
-                    warnings.push(source.fault(entry.node.at, message).with_hint(hint));
+                    warnings.push(source.fault(entry.node.at, message).with_hint(KEEP_OUTSIDE));
                 } else if holds_password(text) {
                     let message = format!("\"{}\" holds a password in its address", entry.key);
                     let hint =

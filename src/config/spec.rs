@@ -3,7 +3,7 @@
 //! The doc comments are the reference: `pipe schema` hands them to editors.
 
 use crate::config::section::Section;
-use crate::config::value::{Address, FilePath, Period, Settings, Size};
+use crate::config::value::{Address, FilePath, Period, Secret, Settings, Size};
 use crate::types::catalog::{Catalog, SinkKind, SourceFacts, UnknownFields};
 use crate::types::fault::Fault;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -11,6 +11,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 #[derive(Clone, Debug, Default)]
@@ -199,7 +200,7 @@ impl Default for LimitsSpec {
     }
 }
 
-/// Where the process listens.
+/// Where the process listens, and who may ask.
 #[derive(Clone, Debug, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerSpec {
@@ -211,12 +212,50 @@ pub struct ServerSpec {
     #[serde(deserialize_with = "listen")]
     #[schemars(with = "String")]
     pub flight: Option<String>,
+    /// Bearer tokens, any of which opens what shows data: [{ env = "PIPE_TOKEN" }, { file = "/run/secrets/pipe" }].
+    pub tokens: Vec<Secret>,
+    /// Short for one token: { env = "PIPE_TOKEN" }.
+    pub token: Option<Secret>,
+    /// Certificate and key; both servers then speak TLS and nothing else. Read at the start.
+    pub tls: Option<TlsSpec>,
+    /// Whoever reaches the address may read: allows an address that other machines reach without a token.
+    pub open: bool,
 }
 
 impl Default for ServerSpec {
     fn default() -> Self {
-        ServerSpec { http: Some("127.0.0.1:8080".into()), flight: Some("127.0.0.1:50051".into()) }
+        ServerSpec {
+            http: Some("127.0.0.1:8080".into()),
+            flight: Some("127.0.0.1:50051".into()),
+            tokens: Vec::new(),
+            token: None,
+            tls: None,
+            open: false,
+        }
     }
+}
+
+impl ServerSpec {
+    pub fn all_tokens(&self) -> impl Iterator<Item = &Secret> {
+        self.tokens.iter().chain(&self.token)
+    }
+}
+
+/// PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsSpec {
+    /// The certificate, and the chain up to its authority after it.
+    pub cert: FilePath,
+    /// Its private key.
+    pub key: FilePath,
+}
+
+/// Only this machine reaches it. A name is not looked up: any but localhost counts as reached by others.
+pub fn is_loopback(listen: &str) -> bool {
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {

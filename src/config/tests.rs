@@ -208,8 +208,8 @@ fn values_of_the_wrong_type_or_range() {
         &["12:8: \"http\" is not host:port / For example \"127.0.0.1:8080\", \"0.0.0.0:8080\", or \"off\"."],
     );
     check(
-        "[server]\nhttp = 'h:1'\nflight = 'h:1'",
-        &["13:10: \"http\" and \"flight\" both want h:1 / Give each its own port, or turn one \"off\"."],
+        "[server]\nhttp = 'localhost:1'\nflight = 'localhost:1'",
+        &["13:10: \"http\" and \"flight\" both want localhost:1 / Give each its own port, or turn one \"off\"."],
     );
     check_source("topics = []\nqos = 300", &["14:7: \"qos\" must be an integer from 0 to 255, found 300"]);
     check_source(
@@ -381,6 +381,44 @@ fn no_secret_in_debug_or_faults() {
     let said = format!("{:?} {:?} {:?}", parsed.config, parsed.faults, parsed.warnings);
     assert_eq!(parsed.faults.len(), 4);
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn an_address_that_others_reach_wants_a_token_or_a_word() {
+    let hint =
+        "Set tokens = [{ env = \"PIPE_TOKEN\" }] under [server]; or open = true, if whoever reaches it may read.";
+    let fault = |at: &str, key: &str| {
+        format!("{at}: \"{key}\" is reached from other machines, and nobody is asked for a token / {hint}")
+    };
+    let both = [fault("12:8", "http"), fault("13:10", "flight")];
+    check("[server]\nhttp = '0.0.0.0:1'\nflight = 'host:2'", &[&both[0], &both[1]]);
+    check("[server]\nhttp = '[::]:1'\ntokens = []", &[&both[0]]);
+    for fine in ["http = '[::1]:1'", "http = '127.0.0.2:1'", "http = '0.0.0.0:1'\nopen = true", "http = 'off'"] {
+        let parsed = parsed(&format!("{GOOD}\n[server]\n{fine}"));
+        assert_eq!((shown(&parsed.faults), shown(&parsed.warnings)), (vec![], vec![]), "{fine}");
+    }
+    let clear = "12:8: \"http\" is reached from other machines, and tokens cross the network in clear text / Set tls = \
+                 { cert = \"server.pem\", key = \"server.key\" } under [server], or put a proxy with TLS before it.";
+    let token = "tokens = [{ env = 'T' }]";
+    for (lines, expected) in [
+        (format!("http = '0.0.0.0:1'\n{token}"), &[clear][..]),
+        ("http = '0.0.0.0:1'\ntoken = { env = 'T' }".to_string(), &[clear]),
+        (format!("http = '0.0.0.0:1'\n{token}\ntls = {{ cert = 'c', key = 'k' }}"), &[]),
+        (
+            "tokens = [{ env = 'T' }, 'abc']".to_string(),
+            &[
+                "12:26: \"tokens\" is written into the file / Keep it outside: { env = \"NAME\" } or { file = \"/run/secrets/name\" }.",
+            ],
+        ),
+    ] {
+        let parsed = parsed(&format!("{GOOD}\n[server]\n{lines}"));
+        assert_eq!(
+            (shown(&parsed.faults), shown(&parsed.warnings)),
+            (vec![], expected.iter().map(|s| s.to_string()).collect()),
+            "{lines}"
+        );
+        assert!(!format!("{:?}", parsed.config).contains("abc"), "a token cannot be printed");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Observe, decide, roll forward, claim, restore: everything before a source may connect.
 
-use crate::checkpoint::decide::{Observed, ObservedTable, Step, app_id, decide};
+use crate::checkpoint::decide::{Observed, ObservedTable, Step, decide};
 use crate::checkpoint::next::{claim_record, first_record};
 use crate::checkpoint::record::{Record, ViewRecord};
 use crate::engine::chain::Chain;
@@ -113,7 +113,7 @@ impl Recovery<'_> {
         let mut entries = Vec::new();
         let mut observed = Vec::new();
         for (sink_name, spec) in &self.wanted {
-            let app_id = app_id(chain, sink_name, &spec.name);
+            let app_id = chain.app_id(sink_name, &spec.name);
             let table = self.lake.open(sink_name, spec.clone(), &app_id).await?;
             observed.push(ObservedTable {
                 sink: sink_name.clone(),

@@ -7,6 +7,7 @@ use crate::env::budget::Budget;
 use crate::sinks::kv::KvSink;
 use crate::sources::SourceStatus;
 use crate::sql::plan::Plan;
+use crate::types::count::Counts;
 use crate::types::epoch::ChainId;
 use crate::types::error::Result;
 use std::collections::BTreeMap;
@@ -50,6 +51,13 @@ pub struct LiveSource {
 impl Live {
     pub fn published(&self) -> Vec<Arc<Published>> {
         self.boards.iter().map(|b| b.load()).collect()
+    }
+
+    /// The ledger over all partitions, as of the last batch of each slot.
+    pub fn counts(&self) -> Counts {
+        let mut all = Counts::default();
+        self.boards.iter().for_each(|board| board.load().partitions.values().for_each(|p| all.add(&p.counts)));
+        all
     }
 
     pub fn checkpoint_status(&self) -> CheckpointStatus {

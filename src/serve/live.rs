@@ -351,8 +351,7 @@ impl Facade for LiveWorld {
                 (name, value)
             })
             .collect();
-        let mut counts = crate::types::count::Counts::default();
-        partitions.values().for_each(|p| counts.add(&p.counts));
+        let counts = self.live.counts();
         let views: BTreeMap<String, Value> = (0..self.live.plan.views.len())
             .map(|i| {
                 let value =

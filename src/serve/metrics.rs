@@ -106,6 +106,7 @@ const MEANINGS: &[(Kind, &str, &str)] = &[
     (Histogram, "pipe_query_seconds", "Time from a query's arrival to its end or to its reader leaving."),
     (Gauge, "pipe_queries_running", "Queries that run now."),
     (Counter, "pipe_http_requests_total", "HTTP requests answered, by route and status."),
+    (Counter, "pipe_http_handshakes_failed_total", "TLS handshakes over HTTP that failed or took too long."),
     // The whole.
     (Gauge, "pipe_ready", "1 when the component is ready, else 0."),
     (Gauge, "pipe_invariant_violations", "Broken promises since the start, by invariant. Anything but 0 is a fault."),

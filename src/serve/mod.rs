@@ -4,14 +4,16 @@
 //! decides nothing about data.
 
 pub mod access; // who may ask
-pub mod flight;
+pub mod flight; // Arrow Flight SQL
 pub mod http; // liveness, readiness, metrics, status, SQL, key-value reads
 pub mod live; // a running engine as the servers see it
-pub mod metrics; // the recorder, and what every metric means // Arrow Flight SQL
+pub mod metrics; // the recorder, and what every metric means
+pub mod tls; // certificate and key
 
 use crate::query::World;
 use crate::query::run::{Queries, QuerySettings};
 use crate::serve::access::Access;
+use crate::serve::tls::Identity;
 use crate::types::error::{Error, Result};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,6 +51,15 @@ pub struct Settings {
     pub query: QuerySettings,
     /// Bearer tokens, any of which may read. None: everyone may.
     pub tokens: Vec<String>,
+    /// None: in clear text.
+    pub tls: Option<Identity>,
+}
+
+/// Ports that are taken and not served yet: a client that connects waits.
+pub struct Bound {
+    http: Option<TcpListener>,
+    flight: Option<TcpListener>,
+    settings: Settings,
 }
 
 /// Running servers. Dropping this does not stop them; `shutdown` does.
@@ -64,25 +75,35 @@ pub struct Servers {
 /// Time for requests under way to end after queries were cancelled. Then connections are cut.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
-/// Binds both ports before anything is served, so that a port in use is said at once.
-pub async fn start(facade: Arc<dyn Facade>, settings: Settings) -> Result<Servers> {
-    let http = bind("http", settings.http.as_deref()).await?;
-    let flight = bind("flight", settings.flight.as_deref()).await?;
-    let http_addr = http.as_ref().map(local).transpose()?;
-    let flight_addr = flight.as_ref().map(local).transpose()?;
-    let world: Arc<dyn World> = facade.clone();
-    let queries = Queries::new(world, settings.query).map_err(|e| Error::Failed(e.to_string()))?;
-    let access = Arc::new(Access::new(settings.tokens));
-    let stop = CancellationToken::new();
-    let mut tasks = Vec::new();
-    if let Some(http) = http {
-        tasks.push(tokio::spawn(http::serve(http, facade, queries.clone(), access.clone(), stop.clone())));
+/// Takes the ports, so that one in use is said before a pipeline starts and claims its chain.
+pub async fn bind(settings: Settings) -> Result<Bound> {
+    let http = listen("http", settings.http.as_deref()).await?;
+    let flight = listen("flight", settings.flight.as_deref()).await?;
+    Ok(Bound { http, flight, settings })
+}
+
+impl Bound {
+    /// Must be called on a runtime: the servers are tasks of it.
+    pub fn serve(self, facade: Arc<dyn Facade>) -> Result<Servers> {
+        let Bound { http, flight, settings } = self;
+        let http_addr = http.as_ref().map(local).transpose()?;
+        let flight_addr = flight.as_ref().map(local).transpose()?;
+        let world: Arc<dyn World> = facade.clone();
+        let queries = Queries::new(world, settings.query).map_err(|e| Error::Failed(e.to_string()))?;
+        let access = Arc::new(Access::new(settings.tokens));
+        let (guarded, tls) = (!access.is_open(), settings.tls.is_some());
+        let stop = CancellationToken::new();
+        let mut tasks = Vec::new();
+        if let Some(http) = http {
+            let shared = http::Shared { facade, queries: queries.clone(), access: access.clone() };
+            tasks.push(tokio::spawn(http::serve(http, settings.tls.clone(), shared, stop.clone())));
+        }
+        if let Some(flight) = flight {
+            tasks.push(tokio::spawn(flight::serve(flight, settings.tls, queries.clone(), access, stop.clone())));
+        }
+        tracing::info!(http = ?http_addr, flight = ?flight_addr, tls, tokens = guarded, "serving");
+        Ok(Servers { http_addr, flight_addr, queries, stop, tasks })
     }
-    if let Some(flight) = flight {
-        tasks.push(tokio::spawn(flight::serve(flight, queries.clone(), access, stop.clone())));
-    }
-    tracing::info!(http = ?http_addr, flight = ?flight_addr, "serving");
-    Ok(Servers { http_addr, flight_addr, queries, stop, tasks })
 }
 
 impl Servers {
@@ -100,7 +121,7 @@ impl Servers {
     }
 }
 
-async fn bind(what: &str, address: Option<&str>) -> Result<Option<TcpListener>> {
+async fn listen(what: &str, address: Option<&str>) -> Result<Option<TcpListener>> {
     let Some(address) = address else { return Ok(None) };
     TcpListener::bind(address).await.map(Some).map_err(|e| match e.kind() {
         std::io::ErrorKind::AddrInUse => Error::refused(

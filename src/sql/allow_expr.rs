@@ -69,7 +69,7 @@ impl Expressions for Allow<'_> {
                 self.exprs([expr.as_ref(), low.as_ref(), high.as_ref()], clause);
             }
             Expr::BinaryOp { left, op, right } => {
-                if !operator_is_allowed(op) {
+                if !OPERATORS.contains(op) {
                     self.refuse(
                         expr.span(),
                         format!("operator {op} is not part of the language"),
@@ -158,40 +158,35 @@ impl Expressions for Allow<'_> {
     }
 }
 
-fn operator_is_allowed(op: &BinaryOperator) -> bool {
-    use BinaryOperator as B;
-    matches!(
-        op,
-        B::Plus
-            | B::Minus
-            | B::Multiply
-            | B::Divide
-            | B::Modulo
-            | B::StringConcat
-            | B::Gt
-            | B::Lt
-            | B::GtEq
-            | B::LtEq
-            | B::Eq
-            | B::NotEq
-            | B::And
-            | B::Or
-            | B::BitwiseAnd
-            | B::BitwiseOr
-            | B::BitwiseXor
-            | B::PGBitwiseXor
-            | B::PGBitwiseShiftLeft
-            | B::PGBitwiseShiftRight
-            | B::PGRegexMatch
-            | B::PGRegexIMatch
-            | B::PGRegexNotMatch
-            | B::PGRegexNotIMatch
-            | B::Arrow
-            | B::LongArrow
-            | B::AtArrow
-            | B::ArrowAt
-    )
-}
+pub static OPERATORS: [BinaryOperator; 27] = [
+    BinaryOperator::Plus,
+    BinaryOperator::Minus,
+    BinaryOperator::Multiply,
+    BinaryOperator::Divide,
+    BinaryOperator::Modulo,
+    BinaryOperator::StringConcat,
+    BinaryOperator::Gt,
+    BinaryOperator::Lt,
+    BinaryOperator::GtEq,
+    BinaryOperator::LtEq,
+    BinaryOperator::Eq,
+    BinaryOperator::NotEq,
+    BinaryOperator::And,
+    BinaryOperator::Or,
+    BinaryOperator::BitwiseAnd,
+    BinaryOperator::BitwiseOr,
+    BinaryOperator::BitwiseXor,
+    BinaryOperator::PGBitwiseShiftLeft,
+    BinaryOperator::PGBitwiseShiftRight,
+    BinaryOperator::PGRegexMatch,
+    BinaryOperator::PGRegexIMatch,
+    BinaryOperator::PGRegexNotMatch,
+    BinaryOperator::PGRegexNotIMatch,
+    BinaryOperator::Arrow,
+    BinaryOperator::LongArrow,
+    BinaryOperator::AtArrow,
+    BinaryOperator::ArrowAt,
+];
 
 impl Allow<'_> {
     fn exprs<'e>(&mut self, exprs: impl IntoIterator<Item = &'e Expr>, clause: Clause) {

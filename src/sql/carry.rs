@@ -16,6 +16,26 @@ pub fn carry_message(query: &mut Query, relations: &Relations, folds: bool) {
     carry.query(query, &[], folds);
 }
 
+/// Names the columns of the outermost SELECTs by the statement's own list. Left to itself, DataFusion calls both `t` and
+/// `CAST(t AS DATE)` t, and refuses two columns of one name.
+pub fn name_columns(body: &mut SetExpr, names: &[Ident]) {
+    match body {
+        SetExpr::Query(query) => name_columns(&mut query.body, names),
+        SetExpr::SetOperation { left, right, .. } => {
+            name_columns(left, names);
+            name_columns(right, names);
+        }
+        SetExpr::Select(select) if select.projection.len() == names.len() => {
+            for (item, name) in select.projection.iter_mut().zip(names) {
+                if let SelectItem::UnnamedExpr(expr) = item {
+                    *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: name.clone() };
+                }
+            }
+        }
+        _ => {} // another number of columns is told of when the names are given out
+    }
+}
+
 /// A query over a materialized view has no `__msg`; only hidden columns are kept out of `*` (it has none).
 pub fn hide_columns(query: &mut Query, relations: &Relations) {
     let mut carry = Carry { relations, streams: false };

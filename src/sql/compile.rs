@@ -5,7 +5,7 @@
 
 use crate::sql::allow::{self, Purpose, Reference};
 use crate::sql::assemble::{Assembly, count_readers, meta_used};
-use crate::sql::carry::{carry_message, hide_columns};
+use crate::sql::carry::{carry_message, hide_columns, name_columns};
 use crate::sql::create_table::TableStatement;
 use crate::sql::deliver;
 use crate::sql::fingerprint;
@@ -277,6 +277,9 @@ impl Compiler<'_> {
         let name = normal(&view.name);
         let column_names: Vec<String> = view.columns.iter().map(normal).collect();
         let mut query = view.query.as_ref().clone();
+        if !view.materialized {
+            name_columns(&mut query.body, &view.columns);
+        }
         carry_message(&mut query, &self.relations, view.materialized);
         let planner = Planner { session: self.session, relations: &self.relations, piece, reads: &checked.reads };
         let plan = planner.analyze(query).map_err(|f| vec![f])?;
@@ -453,6 +456,7 @@ impl Compiler<'_> {
             return Ok((built(reading.schema, from, None), None));
         }
         let whole = if column_names.is_empty() { deliver::whole_of(&insert.query) } else { None };
+        name_columns(&mut query.body, &insert.columns);
         carry_message(&mut query, &self.relations, false);
         let plan = planner.analyze(query).map_err(|f| vec![f])?;
         let plan = planner.settle_stream(plan, &column_names)?;
@@ -491,7 +495,8 @@ impl Compiler<'_> {
     }
 
     /// Everything is sound: nodes in evaluation order, and their numbers where they are referred to.
-    fn assemble(self) -> datafusion::common::Result<Plan> {
+    fn assemble(mut self) -> datafusion::common::Result<Plan> {
+        deliver::align(&mut self.inserts)?;
         let live: Vec<&LogicalPlan> =
             self.views.iter().map(|(_, p)| p).chain(self.inserts.iter().filter_map(|(_, p)| p.as_ref())).collect();
         let readers = count_readers(&self.streams, &live)?;

@@ -22,7 +22,8 @@ pub struct TableStatement {
     pub route: Option<Route>,
 }
 
-const TABLE_OPTIONS: [&str; 3] = ["source", "route", "epoch_unit"];
+/// Read by the documentation's test too: an option that is not listed here is not understood.
+pub const TABLE_OPTIONS: [&str; 3] = ["source", "route", "epoch_unit"];
 
 pub fn begins(piece: &Piece) -> bool {
     piece.has_words(0, &["create", "table"]) || piece.has_words(0, &["create", "or", "replace", "table"])
@@ -179,7 +180,9 @@ impl Reader<'_> {
             return Err(self.fault(format!("expected a type, found {}", self.found()), None));
         };
         self.at += 1;
-        let kind = match word.value.to_lowercase().as_str() {
+        let lower = word.value.to_lowercase();
+        let listed = TYPES.iter().find(|t| **t == lower).copied();
+        let kind = match listed.unwrap_or_default() {
             "boolean" | "bool" => ColumnType::Boolean,
             "int" | "integer" | "int4" => ColumnType::Int,
             "bigint" | "int8" => ColumnType::BigInt,
@@ -213,9 +216,9 @@ impl Reader<'_> {
                 ColumnType::Array(Box::new(element("item", kind, nullable)))
             }
             "map" => return self.map(),
-            other => {
+            _ => {
                 self.at -= 1;
-                return Err(self.fault(format!("unknown type \"{}\"", word.value), Some(&type_hint(other))));
+                return Err(self.fault(format!("unknown type \"{}\"", word.value), Some(&type_hint(&lower))));
             }
         };
         Ok(kind)
@@ -282,7 +285,8 @@ impl Reader<'_> {
                 self.faults.push(self.piece.fault(span, format!("option \"{key}\" is given twice"), None));
             }
             let mut unit_faults = Vec::new();
-            let read = match key.as_str() {
+            let listed = TABLE_OPTIONS.iter().find(|o| **o == key).copied();
+            let read = match listed.unwrap_or_default() {
                 "source" => self.option_source(&value).map(|source| statement.source = Some((source, value.span()))),
                 "route" => route(self.piece, &value).map(|route| statement.route = Some(route)),
                 "epoch_unit" => {
@@ -436,25 +440,35 @@ fn is_type(token: Option<&Token>) -> bool {
     TYPES.iter().any(|t| token.is_some_and(|token| is_word(token, t)))
 }
 
-const TYPES: [&str; 18] = [
+/// Read by the documentation's test too: a word that is not listed here is no type.
+pub const TYPES: [&str; 27] = [
     "boolean",
+    "bool",
     "int",
     "integer",
+    "int4",
     "bigint",
+    "int8",
     "real",
     "float",
+    "float4",
     "double",
+    "float8",
     "decimal",
     "numeric",
     "text",
     "varchar",
+    "string",
+    "char",
     "bytea",
     "date",
     "timestamp",
+    "timestamptz",
+    "json",
+    "jsonb",
     "struct",
     "array",
     "map",
-    "json",
 ];
 
 fn type_hint(word: &str) -> String {

@@ -3,18 +3,21 @@
 
 use crate::sql::fold::Reading;
 use crate::sql::function::unsteady_expr;
-use crate::sql::plan::MaterializedView;
-use crate::sql::query::Planner;
+use crate::sql::plan::{Insert, MaterializedView};
+use crate::sql::query::{Planner, message_column};
 use crate::sql::relation::LeafSource;
 use crate::sql::statement::normal;
 use crate::types::fault::Fault;
+use crate::types::lineage::MSG_COLUMN;
+use arrow::datatypes::{FieldRef, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DataFusionError};
+use datafusion::common::{Column, DataFusionError, ScalarValue};
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion::sql::sqlparser::ast::{
     GroupByExpr, Query, Select, SelectItem, SetExpr, TableFactor, WildcardAdditionalOptions,
 };
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What reads a materialized view's rows for a key-value sink.
@@ -118,6 +121,40 @@ fn check_same_on_every_reading(planner: &Planner, expr: &Expr) -> Result<(), Vec
             "A key is written again whenever it is touched. Use a column of the materialized view.",
         )]),
     }
+}
+
+/// Statements that fill one table yield the same columns in the same order: those of all of them, NULL where a statement
+/// has none. Sinks put the rows of several statements together by position, which means something only then.
+pub fn align(inserts: &mut [(Insert, Option<LogicalPlan>)]) -> Result<(), DataFusionError> {
+    let mut tables: BTreeMap<(Arc<str>, Arc<str>), Vec<FieldRef>> = BTreeMap::new();
+    for (insert, _) in inserts.iter().filter(|(_, plan)| plan.is_some()) {
+        let columns = tables.entry((insert.sink.clone(), insert.table.clone())).or_default();
+        for field in insert.schema.fields() {
+            if columns.iter().all(|c| c.name() != field.name()) {
+                columns.push(field.clone());
+            }
+        }
+    }
+    for (insert, plan) in inserts {
+        let Some(stream) = plan else { continue };
+        let columns = &tables[&(insert.sink.clone(), insert.table.clone())];
+        if insert.schema.fields()[..] == columns[..] {
+            continue;
+        }
+        let mut outputs = Vec::new();
+        for column in columns {
+            outputs.push(match insert.schema.index_of(column.name()) {
+                Ok(position) => Expr::Column(Column::from(stream.schema().qualified_field(position))),
+                Err(_) => lit(ScalarValue::try_from(column.data_type())?).alias(column.name()),
+            });
+        }
+        let message = message_column(stream)
+            .ok_or_else(|| DataFusionError::Internal(format!("the rows of an insert lost {MSG_COLUMN}")))?;
+        outputs.push(message.alias(MSG_COLUMN));
+        *plan = Some(LogicalPlanBuilder::from(stream.clone()).project(outputs)?.build()?);
+        insert.schema = Arc::new(Schema::new(columns.clone()));
+    }
+    Ok(())
 }
 
 /// The relation of which the query is `SELECT *`, with columns derived beside it or without.

@@ -10,7 +10,7 @@ mod create_table; // CREATE TABLE, our own grammar
 mod deliver; // what a sink receives
 pub mod exec; // runs a plan's nodes over one batch after the other
 mod explain; // a plan as text
-mod fingerprint;
+mod fingerprint; // the identity of a view's state
 mod fold; // a materialized view, split in three
 mod function; // what may be called; now() per batch
 mod leaf; // the refillable scan under exec's plans
@@ -20,8 +20,9 @@ mod query; // a query, planned and its outputs settled
 mod relation; // what a query is planned against
 mod settle; // the types that leave a statement
 mod statement; // one statement: which of the four
+pub mod surface; // every construct by its word, for the documentation's test
 mod table_options; // its route and epoch_unit
-mod text; // files cut into statements // the identity of a view's state
+mod text; // files cut into statements
 
 #[cfg(test)]
 mod testing;

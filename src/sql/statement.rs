@@ -34,7 +34,8 @@ pub struct InsertStatement {
 }
 
 /// Options of views that the surface has and this version does not: recognised, never ignored.
-const VIEW_OPTIONS_TO_COME: [&str; 6] = ["watermark", "ttl", "late_rows", "allowed_lateness", "emit", "dedup_horizon"];
+pub const VIEW_OPTIONS_TO_COME: [&str; 6] =
+    ["watermark", "ttl", "late_rows", "allowed_lateness", "emit", "dedup_horizon"];
 
 /// A name as SQL reads it: lower case unless quoted.
 pub fn normal(ident: &Ident) -> String {

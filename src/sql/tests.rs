@@ -192,6 +192,38 @@ fn columns_go_by_their_list_where_there_is_one() {
 }
 
 #[test]
+fn two_columns_that_differ_only_by_the_list_are_two() {
+    check(
+        "INSERT INTO lake.a (at, day) SELECT at, CAST(at AS DATE) FROM t WHERE n = 1;",
+        ROWS,
+        "+----------------------+------------+-------+
+         | at                   | day        | __msg |
+         +----------------------+------------+-------+
+         | 2026-11-22T10:00:00Z | 2026-11-22 | 0     |
+         +----------------------+------------+-------+",
+    );
+}
+
+/// Rows of both statements are put together by position.
+#[test]
+fn statements_that_fill_one_table_yield_its_columns_in_one_order() {
+    let plan = plan(
+        "INSERT INTO lake.a SELECT id, n FROM t; INSERT INTO lake.a SELECT x, CAST(1 AS INT) AS n, id FROM t;
+         INSERT INTO lake.b SELECT x FROM t;",
+    );
+    let batch = leaf(&plan.tables[0], ROWS);
+    let outputs = stateless(&plan).run(&[Some(batch)], NOW_US).expect("no statement fails");
+    let names = |node: usize| {
+        let schema = outputs.nodes[node][0].schema();
+        schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!([names(0), names(1), names(2)], ["id n x __msg", "id n x __msg", "x __msg"]);
+    assert_eq!(plan.inserts[0].schema, plan.inserts[1].schema);
+    assert_eq!(outputs.nodes[0][0].schema().field(2), outputs.nodes[1][0].schema().field(2));
+    assert_eq!(outputs.nodes[0][0].column(2).null_count(), 3, "the first statement has no x");
+}
+
+#[test]
 fn a_constant_needs_no_column() {
     check(
         "INSERT INTO lake.a SELECT 1 AS one FROM t WHERE n = 3;",

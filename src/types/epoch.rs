@@ -25,6 +25,13 @@ impl fmt::Display for Epoch {
 #[serde(transparent)]
 pub struct ChainId(pub String);
 
+impl ChainId {
+    /// `pipe/<chain>/<sink>.<table>`: the application id under which this chain's epochs land in a table.
+    pub fn app_id(&self, sink: &str, table: &str) -> String {
+        format!("pipe/{self}/{sink}.{table}")
+    }
+}
+
 impl fmt::Display for ChainId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,4 +1,6 @@
-"""The Python packages of these scripts, in a virtual environment of their own."""
+"""The Python packages of these scripts, in a virtual environment of their own.
+
+Run by itself it makes the environment and prints its Python."""
 
 import os
 import pathlib
@@ -20,3 +22,8 @@ def enter():
         complete.write_text(" ".join(PACKAGES))
     python = str(VENV / "bin" / "python3")
     os.execv(python, [python, str(pathlib.Path(sys.argv[0]).resolve()), *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    enter()
+    print(sys.executable)

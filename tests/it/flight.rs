@@ -2,6 +2,7 @@
 
 mod http; // the HTTP side
 mod python; // clients not written here
+mod tls; // certificates and tokens on the wire
 mod world; // a pipeline's outside without the pipeline
 
 use arrow::array::{Array, Float64Array, Int32Array, Int64Array, StringArray};
@@ -19,7 +20,7 @@ use arrow_flight::{
     Ticket,
 };
 use futures::TryStreamExt;
-use pipe::serve::{self, Servers};
+use pipe::serve::{self, Servers, Settings};
 use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,8 +36,12 @@ async fn connect(servers: &Servers) -> Client {
     FlightSqlServiceClient::new(channel)
 }
 
+async fn started(outside: Outside, settings: Settings) -> Servers {
+    serve::bind(settings).await.expect("the ports are free").serve(Arc::new(outside)).expect("serves")
+}
+
 async fn serving(outside: Outside) -> (Servers, Client) {
-    let servers = serve::start(Arc::new(outside), settings(&[])).await.expect("serves");
+    let servers = started(outside, settings(&[])).await;
     let client = connect(&servers).await;
     (servers, client)
 }
@@ -402,7 +407,7 @@ async fn a_query_ends_when_its_reader_leaves_or_cancels() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_those_with_a_token_are_answered() {
-    let servers = serve::start(Arc::new(Outside::new().await), settings(&["s3cret"])).await.expect("serves");
+    let servers = started(Outside::new().await, settings(&["s3cret"])).await;
     let mut client = connect(&servers).await;
     let (code, text) = complaint(&mut client, "SELECT 1").await;
     assert_eq!(code, Code::Unauthenticated);
@@ -427,7 +432,7 @@ async fn a_port_in_use_is_said_with_what_to_change() {
     let address = taken.local_addr().expect("has one").to_string();
     let mut settings = settings(&[]);
     settings.flight = Some(address.clone());
-    let e = serve::start(Arc::new(Outside::new().await), settings).await.err().expect("is refused").to_string();
+    let e = serve::bind(settings).await.err().expect("is refused").to_string();
     assert!(e.contains(&address) && e.contains("in use") && e.contains("[server]"), "{e}");
 }
 
@@ -435,7 +440,7 @@ async fn a_port_in_use_is_said_with_what_to_change() {
 async fn the_limit_of_memory_holds_and_is_said() {
     let mut settings = settings(&[]);
     settings.query.memory_bytes = 1024 * 1024;
-    let servers = serve::start(Arc::new(Outside::new().await), settings).await.expect("serves");
+    let servers = started(Outside::new().await, settings).await;
     let mut client = connect(&servers).await;
     let hungry = "SELECT count(*) FROM (SELECT DISTINCT a.value AS v, repeat('x', 1000) || CAST(a.value AS TEXT) AS t \
                   FROM generate_series(1, 200000) AS a) AS d JOIN generate_series(1, 200000) AS b ON d.v = b.value";

@@ -9,3 +9,6 @@ mod flight;
 mod kafka;
 mod mqtt;
 mod s3;
+mod serve;
+mod sql_page;
+mod sql_words;

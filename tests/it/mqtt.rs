@@ -48,6 +48,8 @@ impl Mosquitto {
         );
         std::fs::write(dir.path().join("mosquitto.conf"), conf).expect("writes");
         let process = spawn(dir.path(), port);
+        // Past the test's own capture, so that a gate's log shows that it ran.
+        writeln!(std::io::stderr(), "{test}: runs against Mosquitto").expect("somebody listens");
         Some(Mosquitto { dir, port, process })
     }
 

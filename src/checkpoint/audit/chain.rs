@@ -2,7 +2,6 @@
 
 use super::report::{Check, Report};
 use super::{Landing, TableName, TableStory};
-use crate::checkpoint::decide::app_id;
 use crate::checkpoint::place::record_path;
 use crate::checkpoint::record::{PartitionRecord, Record, RecordKind, TableRecord, Unreadable};
 use crate::types::count::Counts;
@@ -288,7 +287,7 @@ fn shown(counts: Counts) -> String {
 /// A table's line in a record against the line before it.
 fn table_follows(check: &mut Check, record: &Record, label: &str, before: Option<&TableRecord>, now: &TableRecord) {
     let epoch = record.epoch;
-    if now.app_id != app_id(&record.chain, &now.sink, &now.table) {
+    if now.app_id != record.chain.app_id(&now.sink, &now.table) {
         check.differs(format!("record {epoch}, {label}: its application id is \"{}\"", now.app_id), FROM_A_COPY);
     }
     if record.kind == RecordKind::Claim && (now.rows > 0 || !now.adds.is_empty()) {

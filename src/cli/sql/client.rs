@@ -9,10 +9,11 @@ use arrow_flight::sql::CommandGetTables;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use futures::TryStreamExt;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -69,24 +70,35 @@ pub struct Table {
 }
 
 impl Client {
-    pub async fn connect(url: &str, token: Option<&str>) -> Result<Client, Trouble> {
-        let address = match url.split_once("://") {
-            Some(("grpc" | "grpc+tcp" | "http", rest)) => format!("http://{rest}"),
+    pub async fn connect(url: &str, token: Option<&str>, ca: Option<&Path>) -> Result<Client, Trouble> {
+        let (address, tls) = match url.split_once("://") {
+            Some(("grpc" | "grpc+tcp" | "http", rest)) => (format!("http://{rest}"), None),
+            Some(("grpc+tls" | "grpcs" | "https", rest)) => (format!("https://{rest}"), Some(trust(url, ca)?)),
             _ => {
                 return Err(Trouble::call(format!(
-                    "\"{url}\" is not an address of a pipeline\n  hint: write grpc://host:port, such as grpc://127.0.0.1:50051."
+                    "\"{url}\" is not an address of a pipeline\n  hint: write grpc://host:port, such as \
+                     grpc://127.0.0.1:50051, or grpc+tls://host:port."
                 )));
             }
         };
-        let endpoint = Endpoint::from_shared(address)
+        let mut endpoint = Endpoint::from_shared(address)
             .map_err(|e| Trouble::call(format!("\"{url}\" is not an address: {e}")))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true);
-        let channel = endpoint.connect().await.map_err(|_| {
-            Trouble::run(format!(
+        let is_tls = tls.is_some();
+        if let Some(tls) = tls {
+            let unfit = |e| Trouble::call(format!("the certificate of --ca is of no use: {e}"));
+            endpoint = endpoint.tls_config(tls).map_err(unfit)?;
+        }
+        let channel = endpoint.connect().await.map_err(|e| match causes(&e) {
+            why if is_tls && !why.contains("refused") => Trouble::run(format!(
+                "no trusted connection to {url}: {why}\n  hint: --ca names the authority that signed the pipeline's \
+                 certificate, and the host in the address is one that the certificate names."
+            )),
+            _ => Trouble::run(format!(
                 "there is no pipeline at {url}\n  hint: start one with pipe demo or pipe serve --config FILE; \
                  its address is flight under [server]."
-            ))
+            )),
         })?;
         let mut flight = FlightSqlServiceClient::new(channel);
         if let Some(token) = token {
@@ -143,6 +155,28 @@ impl Client {
     }
 }
 
+fn trust(url: &str, ca: Option<&Path>) -> Result<ClientTlsConfig, Trouble> {
+    let Some(path) = ca else {
+        return Err(Trouble::call(format!(
+            "\"{url}\" speaks TLS, and nobody is trusted yet\n  hint: name the authority with --ca or in PIPE_CA; \
+             --ca /etc/ssl/certs/ca-certificates.crt trusts whom this machine trusts."
+        )));
+    };
+    let pem = std::fs::read(path).map_err(|e| Trouble::call(format!("cannot read {}: {e}", path.display())))?;
+    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+}
+
+/// The error and what caused it: the outermost alone says only "transport error".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        text = format!("{text}: {e}");
+        cause = e.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,15 +185,15 @@ mod tests {
     async fn a_pipeline_that_is_not_there_says_what_to_start() {
         // A port that was free a moment ago.
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("has an address");
-        let trouble = Client::connect(&format!("grpc://{free}"), None).await.err().expect("nobody listens");
+        let trouble = Client::connect(&format!("grpc://{free}"), None, None).await.err().expect("nobody listens");
         assert_eq!(trouble.exit_code, 1);
         assert!(trouble.to_string().contains("pipe demo"), "{trouble}");
     }
 
     #[tokio::test]
     async fn an_address_that_is_none_is_the_callers_fault() {
-        for url in ["localhost:50051", "postgres://localhost", "grpc://"] {
-            let trouble = Client::connect(url, None).await.err().expect("is refused");
+        for url in ["localhost:50051", "postgres://localhost", "grpc://", "grpc+tls://localhost:1"] {
+            let trouble = Client::connect(url, None, None).await.err().expect("is refused");
             assert_eq!(trouble.exit_code, 2, "{url}: {trouble}");
         }
     }

@@ -8,13 +8,14 @@ pub mod handle; // what tickets carry
 pub mod info; // one row per SqlInfo code
 pub mod keys; // primary keys
 pub mod service; // statements, prepared statements, metadata
-pub mod session;
-pub mod types; // the types of columns // session options
+pub mod session; // session options
+pub mod types; // the types of columns
 
 use crate::query::run::Queries;
 use crate::serve::access::{Access, REFUSED_TEXT};
 use crate::serve::flight::handle::{Handle, status};
 use crate::serve::flight::service::{Sql, announce};
+use crate::serve::tls::Identity;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::sql::{Any, TicketStatementQuery};
@@ -38,7 +39,13 @@ const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How often a silent connection is asked whether its client is still there, so that a dead one ends its queries.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
-pub async fn serve(listener: TcpListener, queries: Queries, access: Arc<Access>, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Identity>,
+    queries: Queries,
+    access: Arc<Access>,
+    stop: CancellationToken,
+) {
     let sql = match Sql::new(queries, access) {
         Ok(sql) => sql,
         Err(e) => return tracing::error!(error = %e, "the Flight server could not be built"),
@@ -47,7 +54,15 @@ pub async fn serve(listener: TcpListener, queries: Queries, access: Arc<Access>,
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         // Messages out are sliced to about 2 MiB; only a single larger row exceeds that, and it is for the client to say no.
         .max_encoding_message_size(usize::MAX);
-    let served = Server::builder()
+    let server = match tls {
+        None => Ok(Server::builder()),
+        Some(tls) => Server::builder().tls_config(tls.flight()),
+    };
+    let server = match server {
+        Ok(server) => server,
+        Err(e) => return tracing::error!(error = %e, "the Flight server cannot speak TLS"),
+    };
+    let served = server
         .http2_adaptive_window(Some(true))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(service)

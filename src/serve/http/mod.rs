@@ -1,12 +1,13 @@
 //! HTTP: liveness, readiness, metrics, status, SQL and key-value reads.
 
 pub mod answer; // errors as JSON
-pub mod format;
-pub mod sql; // POST /api/v1/sql // rows as JSON, NDJSON, CSV, Arrow
+pub mod format; // rows as JSON, NDJSON, CSV, Arrow
+pub mod sql; // POST /api/v1/sql
 
 use crate::query::run::Queries;
 use crate::serve::access::{Access, REFUSED_TEXT};
 use crate::serve::http::answer::Problem;
+use crate::serve::tls::Identity;
 use crate::serve::{Facade, metrics};
 use axum::Router;
 use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
@@ -21,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(Clone)]
 pub struct Shared {
-    facade: Arc<dyn Facade>,
-    queries: Queries,
-    access: Arc<Access>,
+    pub facade: Arc<dyn Facade>,
+    pub queries: Queries,
+    pub access: Arc<Access>,
 }
 
 const INDEX: &str = "\
@@ -39,15 +40,13 @@ DELETE /api/v1/queries/{id}         cancels a query of system.queries
 GET    /api/v1/kv/{sink}/{table}?key=...   one value; repeat key= for composite keys
 ";
 
-pub async fn serve(
-    listener: TcpListener,
-    facade: Arc<dyn Facade>,
-    queries: Queries,
-    access: Arc<Access>,
-    stop: CancellationToken,
-) {
-    let app = router(Shared { facade, queries, access });
-    if let Err(e) = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await {
+pub async fn serve(listener: TcpListener, tls: Option<Identity>, shared: Shared, stop: CancellationToken) {
+    let app = router(shared);
+    let served = match tls {
+        None => axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await,
+        Some(tls) => axum::serve(tls.http(listener), app).with_graceful_shutdown(stop.cancelled_owned()).await,
+    };
+    if let Err(e) = served {
         tracing::error!(error = %e, "the HTTP server stopped");
     }
 }

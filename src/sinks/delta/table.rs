@@ -8,7 +8,7 @@ use super::snapshot::{PinnedTable, Reader};
 pub use super::writer::{EpochWriter, Prepared};
 use super::writer::{FileFormat, Pending};
 use crate::env::clock::Clock;
-use crate::types::epoch::{ChainId, Epoch};
+use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
@@ -173,10 +173,6 @@ impl Table {
             applied: Epoch(applied.max(0) as u64),
             version: seen.head.version as i64,
         }
-    }
-
-    pub fn app_id(chain: &ChainId, sink: &str, table: &str) -> String {
-        format!("pipe/{chain}/{sink}.{table}")
     }
 
     pub(super) fn last_seen(&self) -> Arc<Seen> {

@@ -48,7 +48,7 @@ fn rows(from: i64, n: i64) -> RecordBatch {
 }
 
 fn app_id() -> String {
-    Table::app_id(&ChainId("c1".into()), "lake", TABLE)
+    ChainId("c1".into()).app_id("lake", TABLE)
 }
 
 async fn open(location: &Location, spec: TableSpec) -> Result<Arc<Table>> {

@@ -1,16 +1,16 @@
 //! The same world over HTTP.
 
 use super::world::{Outside, settings};
-use super::{ENDLESS, connect, until_nothing_endless_runs};
+use super::{ENDLESS, connect, started, until_nothing_endless_runs};
 use arrow::ipc::reader::StreamReader;
-use pipe::serve::{self, Servers, metrics};
+use pipe::serve::{Servers, metrics};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::sync::{Arc, Once};
+use std::sync::Once;
 
 async fn serving(outside: Outside) -> Servers {
-    serve::start(Arc::new(outside), settings(&[])).await.expect("serves")
+    started(outside, settings(&[])).await
 }
 
 fn http(servers: &Servers) -> SocketAddr {
@@ -198,7 +198,7 @@ fn promtool_agrees(text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_guards_data_but_not_probes() {
-    let servers = serve::start(Arc::new(Outside::new().await), settings(&["s3cret"])).await.expect("serves");
+    let servers = started(Outside::new().await, settings(&["s3cret"])).await;
     for path in ["/livez", "/readyz", "/metrics"] {
         assert_eq!(get(&servers, path).await.0, StatusCode::OK, "{path}");
     }
@@ -207,6 +207,8 @@ async fn a_token_guards_data_but_not_probes() {
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
         assert!(!text.contains("s3cret"));
         let url = format!("http://{}{path}", http(&servers));
+        let wrong = client().get(&url).bearer_auth("s3cre").send().await.expect("is answered");
+        assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED, "{path}");
         let with = client().get(url).bearer_auth("s3cret").send().await.expect("is answered");
         assert_eq!(with.status(), StatusCode::OK, "{path}");
     }

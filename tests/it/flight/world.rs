@@ -43,6 +43,7 @@ pub fn settings(tokens: &[&str]) -> Settings {
             clock: Clock::System,
         },
         tokens: tokens.iter().map(|t| t.to_string()).collect(),
+        tls: None,
     }
 }
 
@@ -157,7 +158,7 @@ fn plan() -> Plan {
 }
 
 fn app_id(table: &str) -> String {
-    Table::app_id(&ChainId("c".into()), "lake", table)
+    ChainId("c".into()).app_id("lake", table)
 }
 
 async fn land(table: &Table, epoch: u64, rows: &[RecordBatch]) {
