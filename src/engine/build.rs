@@ -14,6 +14,7 @@ use crate::engine::lake::Lake;
 use crate::engine::pressure::{Pressure, Shares};
 use crate::engine::published::Board;
 use crate::engine::recover::{self, Recovered, Recovery};
+use crate::engine::retry::for_a_minute;
 use crate::engine::upsert::{self, Touched, Upserter};
 use crate::engine::worker::{PartitionStart, Worker, WorkerParts};
 use crate::env::budget::Budget;
@@ -116,7 +117,7 @@ pub async fn build(ground: Ground) -> Result<Parts> {
         kv: &ground.kv,
         journals: ground.journals,
     };
-    let Recovered { claim, tables } = recovery.run().await?;
+    let Recovered { claim, tables } = for_a_minute("recovery", &clock, || recovery.run()).await?;
 
     let budget = Budget::new(ground.in_flight_bytes * IN_FLIGHT_MESSAGES_PERCENT / 100);
     let shares =
@@ -131,7 +132,8 @@ pub async fn build(ground: Ground) -> Result<Parts> {
         ..Default::default()
     }));
 
-    let views = recover::restore_views(&chain, &plan, &claim, slot_count).await?;
+    let restore = || recover::restore_views(&chain, &plan, &claim, slot_count);
+    let views = for_a_minute("restore", &clock, restore).await?;
     let boards: Vec<Arc<Board>> = (0..slot_count).map(|_| Arc::default()).collect();
     let kv_ready = Arc::new(AtomicBool::new(false));
     let mut upserter = None;

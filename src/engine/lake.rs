@@ -97,8 +97,10 @@ impl Lake for DeltaLake {
             let connected = DeltaSink::connect(sink, &part.config, &part.section).await?;
             opened.sinks.insert(sink.to_string(), connected);
         }
-        let key = format!("{sink}.{}", spec.name).into();
+        let key: Arc<str> = format!("{sink}.{}", spec.name).into();
         let table = opened.sinks[sink].open_table(spec, app_id).await?;
+        // Opened again when a recovery is tried again.
+        opened.tables.retain(|known| known.key != key);
         opened.tables.push(LiveTable { sink: sink.into(), key, table: table.clone() });
         Ok(table)
     }

@@ -72,7 +72,8 @@ pub struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    pub async fn run(self) -> Result<Recovered> {
+    /// May be called again after an error: what was done by then is seen.
+    pub async fn run(&self) -> Result<Recovered> {
         let records = self.chain.epochs().await?;
         let head = match records.last() {
             Some(newest) => self.chain.read(*newest).await?,

@@ -14,6 +14,7 @@ use crate::engine::fenced::{Journalled, with_left_behind};
 use crate::engine::lake::DeltaLake;
 use crate::engine::load;
 use crate::engine::recover;
+use crate::engine::retry::for_a_minute;
 use crate::engine::running::{Live, LiveSource, Running};
 use crate::engine::upkeep;
 use crate::env::clock::Clock;
@@ -59,7 +60,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         }
         None => store::open(&data_dir.join("checkpoint").to_string_lossy(), &BTreeMap::new())?,
     };
-    store::probe_create_if_absent(&location).await?;
+    for_a_minute("probe", &clock, || store::probe_create_if_absent(&location)).await?;
 
     let in_flight_bytes = config.limits.memory.0 * SHARE_IN_FLIGHT_PERCENT / 100;
     let wanted = wanted_tables(&plan, &dead_letter_sink, &delta);

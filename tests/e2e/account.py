@@ -221,7 +221,11 @@ def compare_ledger(check, readers, expected):
 
 
 def compare_chdb(check, readers, expected):
+    """The lake read by a second reader that was not written here, against the first and against what was sent."""
     points, _ = expected
+    for table in ("kinematic", "ignition", "odometer", "dead_letter"):
+        counted = chdb.query(f"SELECT count() FROM {readers.store.chdb_table(table)}", "CSV")
+        check.equal(f"lake.{table} counted by chdb and deltalake", readers.count(table), int(str(counted)))
     counted = chdb.query(f"SELECT count() AS n, sum(speed) AS s FROM {readers.store.chdb_table('points')}", "JSON")
     row = json.loads(str(counted))["data"][0]
     speed_sum = sum(total["speed_sum"] for total in points["totals"].values())

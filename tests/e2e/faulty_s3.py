@@ -11,7 +11,7 @@ Requests and answers pass byte for byte, the Host header included, so that signa
     cut       the connection is reset in the middle of the answer
     late      the request waits for up to two seconds before it is passed on
 
-Conditional puts fail like all others. SIGTERM prints what was done to how many requests and ends it.
+Conditional puts fail like all others. SIGUSR1: it is away for some seconds, connections are refused. SIGTERM prints what was done to how many requests and ends it.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import random
 import signal
 
 LATE_SECONDS_MAX = 2.0
+AWAY_SECONDS = 8.0
 HEAD_BYTES_MAX = 1 << 20
 KINDS = ["refused", "lost", "reset", "cut", "late"]
 
@@ -33,7 +34,8 @@ class Proxy:
     def __init__(self, backend_port, share, seed):
         self.backend_port, self.share = backend_port, share
         self.random = random.Random(seed)
-        self.requests = 0
+        self.requests, self.outages = 0, 0
+        self.clients = set()
         self.faults = collections.Counter()
 
     def fault(self, method):
@@ -47,6 +49,7 @@ class Proxy:
     async def serve(self, reader, writer):
         """One connection of a client, which has one to the server behind."""
         behind = None
+        self.clients.add(writer)
         try:
             while True:
                 head, method, body = await message(reader)
@@ -75,12 +78,32 @@ class Proxy:
         except (Gone, OSError):
             return None
         finally:
+            self.clients.discard(writer)
             for end in (writer, behind and behind[1]):
                 if end:
                     end.close()
 
+    async def listen(self, port):
+        return await asyncio.start_server(self.serve, "127.0.0.1", port, limit=HEAD_BYTES_MAX)
+
+    async def run(self, port, stop, away):
+        """Listens until `stop`, but for `AWAY_SECONDS` after every `away`."""
+        stopped = asyncio.ensure_future(stop.wait())
+        while not stop.is_set():
+            server = await self.listen(port)
+            left = asyncio.ensure_future(away.wait())
+            await asyncio.wait([stopped, left], return_when=asyncio.FIRST_COMPLETED)
+            left.cancel()
+            server.close()
+            if away.is_set():
+                away.clear()
+                self.outages += 1
+                for client in list(self.clients):
+                    client.transport.abort()
+                await asyncio.wait([stopped], timeout=AWAY_SECONDS)
+
     def account(self):
-        lines = [f"{self.requests} requests, {self.faults.total()} of them failed"]
+        lines = [f"{self.requests} requests, {self.faults.total()} of them failed; away {self.outages} times"]
         return "\n".join(lines + [f"  {count:6} {kind}" for kind, count in sorted(self.faults.items())])
 
 
@@ -124,12 +147,10 @@ async def main():
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     proxy = Proxy(args.backend_port, args.share, args.seed)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", args.port, limit=HEAD_BYTES_MAX)
-    stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    await stop.wait()
-    server.close()
+    stop, away = asyncio.Event(), asyncio.Event()
+    for name, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGUSR1, away)):
+        asyncio.get_running_loop().add_signal_handler(name, event.set)
+    await proxy.run(args.port, stop, away)
     print(proxy.account(), flush=True)
 
 

@@ -113,7 +113,7 @@ log.retention.check.interval.ms=1000
                 self.kill()
 
 
-def wait_for_port(port, process, name, log, patience_seconds=90):
+def wait_for_port(port, process, name, log, patience_seconds=300):
     end = time.monotonic() + patience_seconds
     while time.monotonic() < end:
         if process.poll() is not None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import time
 
 PATIENCE_SECONDS = 20
@@ -32,11 +31,9 @@ class Evidence:
     def record(self, epoch):
         return json.loads((self.records / f"{epoch:020}.json").read_text())
 
-    def has_files(self, epoch):
-        try:
-            return any(table["adds"] for table in self.record(epoch)["tables"])
-        except FileNotFoundError:
-            return False
+    def landings(self, epoch):
+        """Tables the record of `epoch` has files for."""
+        return [table for table in self.record(epoch)["tables"] if table["adds"]] if epoch else []
 
     def segments(self):
         return sum(len(names(self.states / view)) for view in names(self.states))
@@ -47,20 +44,20 @@ class Evidence:
     def _commits(self, table):
         return sorted(name for name in names(self.lake / table / "_delta_log") if len(name) == 25 and name.endswith(".json"))
 
-    def applied(self, table, app_id):
+    def applied(self, landing):
         """The newest epoch in the table's log."""
+        table = landing["table"]
         for name in reversed(self._commits(table)):
             for line in (self.lake / table / "_delta_log" / name).read_text().splitlines():
                 txn = json.loads(line).get("txn", {})
-                if txn.get("appId") == app_id:
+                if txn.get("appId") == landing["app_id"]:
                     return txn["version"]
         return 0
 
     def undone(self):
         """(the newest epoch, the tables it has files for and that lack it): what the next start must roll forward."""
         epoch = self.head()
-        tables = [t for t in self.record(epoch)["tables"] if t["adds"]] if epoch else []
-        return epoch, [t["table"] for t in tables if self.applied(t["table"], t["app_id"]) < epoch]
+        return epoch, [t["table"] for t in self.landings(epoch) if self.applied(t) < epoch]
 
 
 def names(directory):
@@ -94,11 +91,11 @@ def next_record(evidence):
     expected = [evidence.head() + 1]
 
     def happened():
-        path = pathlib.Path(evidence.records) / f"{expected[0]:020}.json"
+        path = evidence.records / f"{expected[0]:020}.json"
         if not path.exists():
             return False
         expected[0] += 1
-        return evidence.has_files(expected[0] - 1)
+        return bool(evidence.landings(expected[0] - 1))
 
     return happened
 

@@ -188,6 +188,10 @@ class S3:
             self.proxy = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
             wait_for_port(self.proxy_port, self.proxy, "the faulty S3 server", self.directory / "faults.log")
 
+    def go_away(self):
+        """For some seconds, as pipe sees it."""
+        self.proxy.send_signal(signal.SIGUSR1)
+
     def environment(self):
         """Of pipe."""
         return self._environment(self.proxy_port)
