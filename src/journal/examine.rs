@@ -1,7 +1,7 @@
 //! Reads the files of a journal and says what is there, what is missing and what is damaged. Changes nothing.
 //!
-//! A start reads the headers of all files and the whole of the last one: a second reading of the rest would double the time
-//! of a recovery, and whoever reads a message checks its group anyway. Every file is read whole when something is wrong.
+//! A start reads the headers of all files, and whole what may not have been synced: a second reading of the rest would double
+//! the time of a recovery, and whoever reads a message checks its group anyway. When something is wrong all is read whole.
 //! The walk goes group by group. Where a group is bad it looks further in the same file for the next sound one of this
 //! chain, so that damage costs what it hit and nothing else.
 
@@ -125,7 +125,7 @@ impl Findings {
     }
 }
 
-/// How closely closed segments are looked at; the last one is always read whole.
+/// How closely groups are looked at that had been synced. Others are always read whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     Headers,
@@ -157,8 +157,10 @@ pub fn examine(listed: &Listed, begin: Position, tag: Tag, depth: Depth) -> Resu
             expected = file.first;
         }
         let until = listed.segments.get(index + 1).map(|next| next.first);
-        let depth = if until.is_none() { Depth::Everything } else { depth };
-        let (mut contents, synced) = read_file(file, expected, until, tag, depth)?;
+        let (mut contents, synced) = match (depth, until) {
+            (Depth::Headers, None) => read_last(file, expected, tag)?,
+            (depth, until) => read_file(file, expected, until, tag, depth)?,
+        };
         // An empty file holds nothing twice, even where its first message was given up.
         contents.is_twice = file.first < expected && file.bytes > 0;
         // A segment is synced in every mode before the next gets its name.
@@ -180,6 +182,34 @@ pub fn examine(listed: &Listed, begin: Position, tag: Tag, depth: Depth) -> Resu
         findings.files.push(contents);
     }
     Ok(findings)
+}
+
+/// The open segment: its headers, and the groups that may be torn.
+fn read_last(file: &ListedSegment, expected: Position, tag: Tag) -> Result<(Contents, Position)> {
+    let (contents, synced) = read_file(file, expected, None, tag, Depth::Headers)?;
+    if contents.wrong_at.is_none()
+        && is_tail_sound(file, synced, tag).map_err(|e| failed(&file.path, "cannot be read", e))?
+    {
+        return Ok((contents, synced));
+    }
+    read_file(file, expected, None, tag, Depth::Everything)
+}
+
+/// Of a file whose headers look sound: are the groups whole that end above `synced`? The one that claimed `synced` is among
+/// them, since none claims more than its own first message; so a false claim is found out.
+fn is_tail_sound(file: &ListedSegment, synced: Position, tag: Tag) -> std::io::Result<bool> {
+    let mut input = BufReader::with_capacity(1 << 16, File::open(&file.path)?);
+    let (mut offset, mut body) = (0, Vec::new());
+    while offset < file.bytes {
+        let left = file.bytes - offset;
+        let Found::Group(header) = skip_group(&mut input, left, tag)? else { return Ok(false) };
+        if header.end() > synced {
+            input.seek(SeekFrom::Start(offset))?;
+            let Found::Group(_) = read_group(&mut input, left, tag, &mut body)? else { return Ok(false) };
+        }
+        offset += header.bytes();
+    }
+    Ok(true)
 }
 
 /// What is in one file, and how far its groups say that the journal was synced.

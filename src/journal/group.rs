@@ -78,7 +78,9 @@ impl Header {
             // Version 1 knew no other mode than syncing every group.
             synced: if is_v1 { first } else { Position(u64_at(32)) },
         };
+        // Whoever trusts `synced` without the checksum relies on the second: the group that claims most is not below it.
         let sane = header.entries > 0
+            && header.synced <= first
             && header.body_bytes as usize <= BODY_BYTES_MAX
             && first.0.checked_add(header.entries as u64).is_some();
         sane.then_some(header)
