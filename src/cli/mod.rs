@@ -3,6 +3,7 @@
 //! Exit codes: 0 ok, 1 failed at run time, 2 the config or the call is wrong, 3 a check or test failed.
 
 pub mod audit; // do records and tables tell one story
+pub mod checkpoint; // the records of a pipeline
 pub mod demo; // everything in one process: broker, simulated fleet, pipeline
 pub mod dlq; // the messages that were set aside
 pub mod explain; // what a pipeline does with a message
@@ -44,6 +45,7 @@ pub enum Verb {
     Sql(sql::Args),
     Audit(audit::Args),
     Dlq(dlq::Args),
+    Checkpoint(checkpoint::Args),
     Schema(schema::Args),
 }
 
@@ -60,6 +62,7 @@ impl Verb {
                 Verb::Sql(args) => sql::run(args).await,
                 Verb::Audit(args) => audit::run(args).await,
                 Verb::Dlq(args) => dlq::run(args).await,
+                Verb::Checkpoint(args) => checkpoint::run(args).await,
                 Verb::Schema(args) => schema::run(args).await,
             }
         };

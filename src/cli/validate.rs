@@ -1,6 +1,9 @@
-//! `pipe validate`: everything that is wrong with a config and its SQL files, before anything starts.
+//! `pipe validate`: everything that is wrong with a config and its SQL files, before anything starts; with `--diff`, what
+//! a start would keep of what is recorded.
 
-use crate::cli::{EXIT_CONFIG, count, print};
+use crate::cli::{EXIT_CHECK, EXIT_CONFIG, count, print};
+use crate::engine::assemble;
+use crate::engine::difference::{Changed, Difference, Fate, difference};
 use crate::engine::load::{self, Findings};
 use crate::sql::plan::Plan;
 use crate::types::error::Error;
@@ -14,8 +17,10 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   pipe validate --config pipelines/fleet.toml
+  pipe validate --config pipelines/fleet.toml --diff   # before a restart with changed SQL
 
-Exit codes: 0 nothing is wrong, 2 something is.")]
+Exit codes: 0 nothing is wrong, and with --diff nothing is lost; 2 something is wrong;
+3 with --diff: the state of a materialized view would be dropped.")]
 pub struct Args {
     /// The config file
     #[arg(short, long, value_name = "FILE")]
@@ -23,6 +28,9 @@ pub struct Args {
     /// Print what was found as JSON
     #[arg(long)]
     pub json: bool,
+    /// Compare with the newest record of the pipeline, running or not: what a start would keep, reset, add
+    #[arg(long)]
+    pub diff: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -33,6 +41,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(other) => return Err(other.into()),
     };
     let Findings { loaded, plan, faults } = findings;
+    if let (true, true, Some(plan)) = (args.diff, faults.is_empty(), &plan) {
+        for warning in &loaded.warnings {
+            eprintln!("{}", as_warning(warning));
+        }
+        let assembled = assemble::assemble(loaded, plan.clone(), false, &Default::default())?;
+        return tell_difference(&difference(&assembled).await?, args.json);
+    }
     let summary = plan.as_ref().map(|plan| Summary { loaded: &loaded, plan });
     tell(&faults, &loaded.warnings, summary, args.json)
 }
@@ -61,6 +76,51 @@ fn tell(faults: &[Fault], warnings: &[Fault], summary: Option<Summary>, json: bo
         }
     }
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) })
+}
+
+fn tell_difference(found: &Difference, json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        let report = json!({ "loses_state": found.loses_state(), "refused": found.is_refused(), "difference": found });
+        print(&format!("{report:#}\n"))?;
+    } else {
+        print(&difference_text(found))?;
+        for refusal in &found.refusals {
+            eprintln!("a start would refuse: {refusal}");
+        }
+    }
+    Ok(match (found.is_refused(), found.loses_state()) {
+        (true, _) => ExitCode::from(EXIT_CONFIG),
+        (false, true) => ExitCode::from(EXIT_CHECK),
+        (false, false) => ExitCode::SUCCESS,
+    })
+}
+
+fn difference_text(found: &Difference) -> String {
+    let Some(head) = &found.head else { return "nothing is recorded yet: everything is new\n".to_string() };
+    let mut text = format!("compared with record {} of chain {}\n", head.epoch, head.chain);
+    let mut line = |what: &str, name: &str, fate: &str, why: &str| {
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+        writeln!(text, "  {what:<10} {name:<30} {fate}{why}").expect("writing to a string cannot fail");
+    };
+    let word = |changed: &Changed| match changed.fate {
+        Fate::Kept => "kept",
+        Fate::Reset => "RESET, starts empty",
+        Fate::New => "new",
+        Fate::Grows => "grows",
+        Fate::Gone => "gone",
+        Fate::Incompatible => "INCOMPATIBLE",
+    };
+    for view in &found.views {
+        line("view", &view.name, word(view), &view.why);
+    }
+    for table in &found.tables {
+        line("table", &table.name, word(table), &table.why);
+    }
+    for p in &found.partitions {
+        let fate = if p.is_read { "goes on at" } else { "its source is gone; stays at" };
+        line("partition", &format!("{}:{}", p.source, p.partition), &format!("{fate} {}", p.position), "");
+    }
+    text
 }
 
 fn as_warning(fault: &Fault) -> Fault {

@@ -2,13 +2,17 @@
 
 use crate::checkpoint::place::{RECORDS, record_epoch, record_path};
 use crate::checkpoint::record::{Record, SegmentRef, Unreadable};
-use crate::env::store::{Location, PutOutcome};
+use crate::config::spec::Config;
+use crate::engine::load;
+use crate::env::store::{self, Location, PutOutcome};
 use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 use arrow::record_batch::RecordBatch;
+use std::collections::BTreeMap;
 use std::io::Cursor;
+use std::path::PathBuf;
 
 #[derive(Clone)]
 pub struct Chain {
@@ -16,6 +20,32 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Where the config keeps its records. A local directory is created when absent.
+    pub fn open(config: &Config) -> Result<Chain> {
+        let location = match &config.checkpoint.location {
+            Some(address) => {
+                let options = config.checkpoint.options.reveal(&load::lookups()).map_err(Error::Failed)?;
+                store::open(&address.0, &options)?
+            }
+            None => store::open(&Self::in_data_dir(config).to_string_lossy(), &BTreeMap::new())?,
+        };
+        Ok(Chain { location })
+    }
+
+    /// The same for those who only read. None: a local directory that is not there; it is not created.
+    pub fn find(config: &Config) -> Result<Option<Chain>> {
+        let directory = match &config.checkpoint.location {
+            Some(address) if address.is_url() => return Chain::open(config).map(Some),
+            Some(address) => PathBuf::from(&address.0),
+            None => Self::in_data_dir(config),
+        };
+        if directory.is_dir() { Chain::open(config).map(Some) } else { Ok(None) }
+    }
+
+    fn in_data_dir(config: &Config) -> PathBuf {
+        config.pipeline.data_dir.0.join("checkpoint")
+    }
+
     fn context(&self, error: Error) -> Error {
         error.context("checkpoint location")
     }

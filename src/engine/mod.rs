@@ -5,14 +5,15 @@
 //! applies it. `supervise` ends everything when one part fails. Nothing here decides what a checkpoint means: that is
 //! `checkpoint::decide`.
 
-pub mod audit; // reads what checkpoint::audit compares
 pub mod assemble; // config sections -> connectors, plan -> tables
+pub mod audit; // reads what checkpoint::audit compares
 pub mod build; // all parts, recovered and claimed, not yet running
 pub mod chain; // records and segments in the checkpoint location
 pub mod checkpointer; // cut -> prepare -> decide -> apply
 pub mod cleanup; // what nothing retained needs is deleted
 pub mod dead_letter; // rejects as rows
 pub mod deliver; // rows -> the epoch's Parquet files
+pub mod difference; // what a start under another config or SQL would keep
 pub mod fenced; // what a fenced process leaves behind
 pub mod ingest; // handovers -> one decoded batch
 pub mod lake; // what is needed of tables that take rows exactly once
@@ -23,6 +24,8 @@ pub mod recover; // observe, decide, roll forward, claim
 pub mod retry; // again, with backoff
 pub mod running; // handle to a running pipeline: facts for readers, stop, wait
 pub mod start; // the only start path
+pub mod survey; // what is in a checkpoint location, for people
+pub mod taken; // what a process that was fenced had processed
 pub mod upkeep; // beside the stream: checkpoints, compaction, vacuum of the lake
 pub mod upsert; // touched keys -> the key-value store
 pub mod worker; // the slot loop

@@ -10,6 +10,7 @@ use crate::env::clock::Clock;
 use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
 use crate::sql::plan::Plan;
+use crate::sql::why_changed;
 use crate::state::view::{Merge, ViewState};
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::error::{Error, Result};
@@ -179,7 +180,7 @@ impl Recovery<'_> {
             known => {
                 let read_before = head.partitions.iter().any(|p| p.span.to.0 > 0);
                 if read_before {
-                    let why = if known.is_some() { "its SQL changed" } else { "it is new" };
+                    let why = known.map_or("it is new".to_string(), |k| why_changed(&k.fingerprint, &view.fingerprint));
                     tracing::warn!(view = %view.name, complete_from = next.0, "materialized view starts empty: {why}");
                 }
                 ViewRecord {
@@ -239,3 +240,6 @@ pub async fn restore_views(chain: &Chain, plan: &Plan, claim: &Record, slots: us
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests;

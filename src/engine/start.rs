@@ -12,10 +12,10 @@ use crate::engine::checkpointer::{Authorship, Checkpointer};
 use crate::engine::dead_letter;
 use crate::engine::fenced::{Journalled, with_left_behind};
 use crate::engine::lake::DeltaLake;
-use crate::engine::load;
 use crate::engine::recover;
 use crate::engine::retry::for_a_minute;
 use crate::engine::running::{Live, LiveSource, Running};
+use crate::engine::taken::Taken;
 use crate::engine::upkeep;
 use crate::env::clock::Clock;
 use crate::env::offload::Offload;
@@ -54,13 +54,8 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let data_dir = config.pipeline.data_dir.0.clone();
     let lock = recover::lock_data_dir(&data_dir)?;
     let kv = open_kv(&kv, &data_dir)?;
-    let location = match &config.checkpoint.location {
-        Some(address) => {
-            store::open(&address.0, &config.checkpoint.options.reveal(&load::lookups()).map_err(Error::Failed)?)?
-        }
-        None => store::open(&data_dir.join("checkpoint").to_string_lossy(), &BTreeMap::new())?,
-    };
-    for_a_minute("probe", &clock, || store::probe_create_if_absent(&location)).await?;
+    let chain = Chain::open(&config)?;
+    for_a_minute("probe", &clock, || store::probe_create_if_absent(&chain.location)).await?;
 
     let in_flight_bytes = config.limits.memory.0 * SHARE_IN_FLIGHT_PERCENT / 100;
     let wanted = wanted_tables(&plan, &dead_letter_sink, &delta);
@@ -71,7 +66,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         plan: plan.clone(),
         sources: sources.iter().map(|s| s.name.clone()).collect(),
         decoding,
-        chain: Chain { location },
+        chain,
         lake: lake.clone(),
         wanted,
         dead_letter: format!("{dead_letter_sink}.{}", dead_letter::TABLE).into(),
@@ -126,6 +121,8 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let kept = live.tables.iter().map(|t| (t.table.clone(), lake.table_config(&t.sink, &t.table.spec().name)));
     crew.threads.push(upkeep::start(kept.collect(), stop.child_token()));
     let mut journals = Vec::new();
+    let taken =
+        Taken { boards: live.boards.clone(), applied: parts.sources.iter().map(|s| s.applied.clone()).collect() };
     let mut running_sources = JoinSet::new();
     let queue_bytes = in_flight_bytes * IN_FLIGHT_CLIENTS_PERCENT / 100 / sources.len().max(1) as u64;
     for (part, begin) in sources.into_iter().zip(parts.sources) {
@@ -155,8 +152,8 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     drop(parts.intake);
     // Ends by itself with the checkpointer; nothing waits for it.
     tokio::spawn(parts.cleaner.run());
-    let supervisor =
-        Supervisor { crew, stop: stop.clone(), finish: parts.finish, abandon: parts.abandon, journals, lock };
+    let abandon = parts.abandon;
+    let supervisor = Supervisor { crew, stop: stop.clone(), finish: parts.finish, abandon, taken, journals, lock };
     let supervisor = tokio::spawn(supervisor.run(running_sources, parts.checkpointer));
     Ok(Running { live, stop, supervisor })
 }
@@ -170,7 +167,11 @@ fn slot_count(slots: &Slots, _plan: &Plan) -> usize {
 }
 
 /// Tables by append sink: what inserts write, and the dead letters.
-fn wanted_tables(plan: &Plan, dead_letter_sink: &str, delta: &BTreeMap<String, DeltaPart>) -> Vec<(String, TableSpec)> {
+pub fn wanted_tables(
+    plan: &Plan,
+    dead_letter_sink: &str,
+    delta: &BTreeMap<String, DeltaPart>,
+) -> Vec<(String, TableSpec)> {
     let mut wanted = Vec::new();
     let mut seen = BTreeSet::new();
     let partition_by = |sink: &str, table: &str| -> Vec<String> {
@@ -245,6 +246,7 @@ struct Supervisor {
     journals: Vec<Journalled>,
     /// Lets threads that wait for a store go, once nothing of theirs counts any more.
     abandon: CancellationToken,
+    taken: Taken,
     /// Held to the very end: no second process before the last record.
     lock: std::fs::File,
 }
@@ -283,7 +285,7 @@ impl Supervisor {
         self.abandon.cancel();
         sources.shutdown().await;
         let ended = match ended {
-            Err(e @ Error::Fenced(_)) => Err(with_left_behind(e, &self.journals)),
+            Err(e @ Error::Fenced(_)) => Err(self.taken.told_with(with_left_behind(e, &self.journals))),
             // A worker's own error says more than "a slot has stopped".
             Err(e) => Err(self.crew.failed.try_recv().ok().unwrap_or(e)),
             Ok(()) => Ok(()),
@@ -302,3 +304,6 @@ impl Supervisor {
         ended
     }
 }
+
+#[cfg(test)]
+mod tests;

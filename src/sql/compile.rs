@@ -4,7 +4,7 @@
 //! reads a broken one is left out rather than blamed. Only when nothing is wrong are nodes assembled.
 
 use crate::sql::allow::{self, Purpose, Reference};
-use crate::sql::assemble::{Assembly, count_readers, meta_used};
+use crate::sql::assemble::{Assembly, count_readers, meta_used, optimize};
 use crate::sql::carry::{carry_message, hide_columns, name_columns};
 use crate::sql::create_table::TableStatement;
 use crate::sql::deliver;
@@ -14,7 +14,7 @@ use crate::sql::function::{session, unsteady};
 use crate::sql::names::{self, Defined};
 use crate::sql::plan::{Insert, InsertFrom, MaterializedView, NodeRole, Plan, SqlFile, StatelessView};
 use crate::sql::query::{Planner, nullable, stream_schema, without_message};
-use crate::sql::relation::{Relation, RelationKind, Relations, scanned};
+use crate::sql::relation::{Relation, RelationKind, Relations};
 use crate::sql::settle::type_name;
 use crate::sql::statement::{self, InsertStatement, Statement, ViewStatement, normal};
 use crate::sql::text::{self, Piece};
@@ -53,7 +53,6 @@ pub fn compile(files: &[SqlFile], catalog: &Catalog) -> Result<Plan, Vec<Fault>>
         catalog,
         defined,
         relations: Relations::new(),
-        fingerprints: BTreeMap::new(),
         tables: Vec::new(),
         streams: BTreeMap::new(),
         views: Vec::new(),
@@ -100,7 +99,6 @@ struct Compiler<'a> {
     defined: BTreeMap<String, Defined>,
     /// What has been planned so far, by name.
     relations: Relations,
-    fingerprints: BTreeMap<String, String>,
     tables: Vec<Arc<Table>>,
     /// Stateless views, analysed, not yet inlined; `order` is that of their planning.
     streams: BTreeMap<String, LogicalPlan>,
@@ -146,9 +144,7 @@ impl Compiler<'_> {
             }
             let mut hidden: Vec<String> = META_COLUMNS.iter().map(ToString::to_string).collect();
             hidden.push(MSG_COLUMN.to_string());
-            self.relations
-                .insert(name.clone(), Relation { kind: RelationKind::Table, schema: table.leaf_schema(), hidden });
-            self.fingerprints.insert(name, fingerprint::of_table(&table));
+            self.relations.insert(name, Relation { kind: RelationKind::Table, schema: table.leaf_schema(), hidden });
             self.tables.push(Arc::new(table));
         }
     }
@@ -292,9 +288,9 @@ impl Compiler<'_> {
         }
         let unsteady = unsteady.or(below().map(|(_, function)| function.clone()));
         if view.materialized {
-            let print = self.fingerprint(&plan).map_err(|e| vec![planner.complain(&e)])?;
-            let Folded { input, input_schema, fold, having, projection, output_schema, key } =
-                fold::split(&planner, plan, &column_names)?;
+            let folded = fold::split(&planner, plan, &column_names)?;
+            let print = self.fingerprint(&folded).map_err(|e| vec![planner.complain(&e)])?;
+            let Folded { input, input_schema, fold, having, projection, output_schema, key } = folded;
             let relation =
                 Relation { kind: RelationKind::Materialized, schema: output_schema.clone(), hidden: Vec::new() };
             let built = MaterializedView {
@@ -316,8 +312,6 @@ impl Compiler<'_> {
         }
         let plan = planner.settle_stream(plan, &column_names)?;
         let schema = stream_schema(&plan);
-        let print = self.fingerprint(&plan).map_err(|e| vec![planner.complain(&e)])?;
-        self.fingerprints.insert(name.clone(), print);
         if let Some(function) = unsteady {
             self.unsteady.insert(name.clone(), function);
         }
@@ -334,10 +328,9 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    fn fingerprint(&self, plan: &LogicalPlan) -> datafusion::common::Result<String> {
-        let reads = scanned(plan)?;
-        let prints: Vec<&str> = reads.iter().filter_map(|r| self.fingerprints.get(r)).map(String::as_str).collect();
-        Ok(fingerprint::of_query(plan, &prints))
+    fn fingerprint(&self, folded: &Folded) -> datafusion::common::Result<String> {
+        let input = optimize(self.session, fingerprint::whole(&folded.input, &self.streams)?)?;
+        fingerprint::of_view(&input, folded, &self.tables)
     }
 
     fn inserts(&mut self, statements: &[(Piece, Statement)]) {

@@ -46,3 +46,9 @@ pub async fn compile(files: &[SqlFile], catalog: &Catalog) -> Result<Plan, Vec<F
 pub fn explain(plan: &Plan) -> String {
     explain::explain(plan)
 }
+
+/// Why state recorded under the fingerprint `before` does not serve a view whose fingerprint is `now`, as far as it can
+/// be told.
+pub fn why_changed(before: &str, now: &str) -> String {
+    fingerprint::why_changed(before, now)
+}

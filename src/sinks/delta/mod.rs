@@ -15,6 +15,7 @@ pub mod config;
 mod files; // which files the log names
 pub mod history; // the log file by file, for audits
 mod log; // what the log says, and the text of our commits
+pub mod look; // how a table fits what will be written
 mod protocol; // which tables we may append to
 mod rows; // rows of a statement as rows of the table
 mod schema; // Arrow and Delta types, and how a table may grow

@@ -1,0 +1,145 @@
+//! Whole pipelines over files, in this process: two of them on one checkpoint location, and one that runs for many epochs.
+
+use super::*;
+use crate::engine::load::load_and_compile;
+use datafusion::prelude::SessionContext;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+struct World {
+    dir: TempDir,
+    files: u32,
+    lines: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("in")).unwrap();
+        let sql = "CREATE TABLE t (n INT NOT NULL);
+                   CREATE MATERIALIZED VIEW counted AS SELECT n % 7 AS k, count(*) AS c FROM t GROUP BY n % 7;
+                   INSERT INTO lake.t SELECT n FROM t;";
+        std::fs::write(dir.path().join("t.sql"), sql).unwrap();
+        World { dir, files: 0, lines: 0 }
+    }
+
+    /// A file of ten lines.
+    fn add(&mut self) {
+        let lines: String = (self.lines..self.lines + 10).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        std::fs::write(self.dir.path().join(format!("in/{:03}.jsonl", self.files)), lines).unwrap();
+        self.files += 1;
+        self.lines += 10;
+    }
+
+    async fn start(&self, data_dir: &str, retain: usize, once: bool) -> Running {
+        let config = format!(
+            r#"
+            [pipeline]
+            name = "t"
+            sql = ["t.sql"]
+            data_dir = "{data_dir}"
+            slots = 2
+            [checkpoint]
+            interval = "20ms"
+            location = "shared"
+            retain = {retain}
+            [server]
+            http = "off"
+            flight = "off"
+            [source.t]
+            type = "file"
+            path = "in/*.jsonl"
+            [sink.lake]
+            type = "delta"
+            uri = "lake"
+            "#
+        );
+        let path = self.dir.path().join(format!("{data_dir}.toml"));
+        std::fs::write(&path, config).unwrap();
+        let (loaded, plan) = load_and_compile(&path).await.unwrap_or_else(|e| panic!("{e}"));
+        let assembled = crate::engine::assemble::assemble(loaded, plan, once, &BTreeSet::new()).unwrap();
+        start(assembled, StartOptions { once, ..StartOptions::default() }).await.unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn chain(&self) -> Chain {
+        let shared = self.dir.path().join("shared");
+        Chain { location: store::open(shared.to_str().unwrap(), &BTreeMap::new()).unwrap() }
+    }
+}
+
+/// Until the pipeline has recorded that many rows of lake.t.
+async fn wait_for_rows(running: &mut Running, rows: u32) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let status = running.live.checkpoint_status();
+        if status.rows_total.get("lake.t").copied().unwrap_or(0) >= rows as u64 {
+            return;
+        }
+        assert!(Instant::now() < until, "{status:?}");
+        tokio::select! {
+            ended = running.wait() => panic!("it ended: {ended:?}"),
+            _ = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+    }
+}
+
+/// (rows, distinct n) of lake.t as the Delta log has them.
+async fn landed(running: &Running) -> (usize, usize) {
+    let table = running.live.tables.iter().find(|t| t.key.as_ref() == "lake.t").expect("the table").table.clone();
+    table.refresh().await.unwrap();
+    let session = SessionContext::new();
+    session.register_table("t", table.snapshot().provider).unwrap();
+    let count = async |sql: &str| session.sql(sql).await.unwrap().count().await.unwrap();
+    (count("SELECT n FROM t").await, count("SELECT DISTINCT n FROM t").await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_on_one_location_one_goes_on_and_the_other_says_what_it_had_taken() {
+    let mut world = World::new();
+    world.add();
+    let mut first = world.start("one", 100, false).await;
+    wait_for_rows(&mut first, 10).await;
+    // Another machine, as far as the first can tell: its own data_dir, the same checkpoint location.
+    let mut second = world.start("two", 100, true).await;
+    second.wait().await.expect("the later one has the chain");
+    world.add();
+    let fenced = tokio::time::timeout(PATIENCE, first.wait()).await.expect("it ends").unwrap_err();
+    let text = fenced.to_string();
+    assert!(matches!(fenced, Error::Fenced(_)) && text.contains("was written by"), "{text}");
+    assert!(text.contains("taken by this process and not recorded: t:") && text.contains("001.jsonl [0, "), "{text}");
+    let mut third = world.start("two", 100, true).await;
+    third.wait().await.expect("nothing stands in its way");
+    assert_eq!(landed(&third).await, (20, 20), "what the fenced one had taken is there once");
+}
+
+/// Weeks in small: records and segments stay bounded, and a start copes with a chain whose first records are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_does_not_grow_and_starts_from_what_is_left() {
+    let mut world = World::new();
+    let chain = world.chain();
+    let mut running = world.start("one", 2, false).await;
+    for _ in 0..6 {
+        world.add();
+        wait_for_rows(&mut running, world.lines).await;
+    }
+    let until = Instant::now() + PATIENCE;
+    while chain.epochs().await.unwrap().len() > 4 {
+        assert!(Instant::now() < until, "{:?}", chain.epochs().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(chain.epochs().await.unwrap()[0].0 > 1);
+    running.stop();
+    running.wait().await.expect("a clean stop");
+    for _ in 0..3 {
+        world.add();
+        let mut again = world.start("one", 2, true).await;
+        again.wait().await.expect("it goes on from what is left");
+        assert_eq!(landed(&again).await, (world.lines as usize, world.lines as usize));
+        let published = again.live.published();
+        let keys: u64 = published.iter().map(|p| p.view_keys[0]).sum();
+        assert!(keys >= 7, "state was restored: {keys} keys");
+    }
+}
