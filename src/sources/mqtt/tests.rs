@@ -468,7 +468,7 @@ async fn a_damaged_journal_is_refused_and_then_read_around_on_demand() {
     std::fs::write(&segment, bytes).expect("writes");
     match running(&broker, dir.path(), "", Starts::new()).finish().await.1 {
         Err(Error::Refused { what, hint }) => {
-            assert!(what.contains("is damaged at byte 0, which costs messages 0"), "{what}");
+            assert!(what.contains("is damaged at byte 0"), "{what}");
             assert!(hint.contains("--quarantine-journal"), "{hint}");
         }
         other => panic!("not refused: {other:?}"),
