@@ -11,6 +11,8 @@ use crate::engine::chain::Chain;
 use crate::engine::lake::LakeTable;
 use crate::engine::pressure::Pressure;
 use crate::engine::retry::Patience;
+#[cfg(test)]
+use crate::engine::simulation::planted::{Bug, planted};
 use crate::engine::upsert::Touched;
 use crate::engine::worker::{Order, SlotCut};
 use crate::env::clock::Clock;
@@ -139,6 +141,11 @@ impl Checkpointer {
             s.epoch_time_us = record.epoch_time_us;
             s.records_written += 1;
         });
+        #[cfg(test)]
+        if planted(Bug::AppliedTooEarly) {
+            self.head = record.clone();
+            self.after_apply(epoch);
+        }
         apply(&record, &self.tables, &self.clock, |trouble| self.note(|s| s.trouble = trouble.into())).await?;
         self.head = record;
         self.after_apply(epoch);
@@ -204,6 +211,10 @@ impl Checkpointer {
                 if let Some(rows) = &cut.segments[i] {
                     if share.iter().filter(|s| !s.base).count() < TAIL_SEGMENTS_MAX {
                         let path = segment_path(&view.name, epoch, cut.slot, attempt);
+                        #[cfg(test)]
+                        if planted(Bug::SegmentForgotten) {
+                            share.pop();
+                        }
                         share.push(self.put_segment(cut.slot, epoch, false, path, rows).await?);
                     } else {
                         share.clear();
@@ -357,6 +368,10 @@ async fn create_record(chain: &Chain, record: &Record, clock: &Clock, trouble: i
             Err(e) if e.is_retriable() => Some(e),
             Err(e) => return Err(e),
         };
+        #[cfg(test)]
+        if planted(Bug::FenceIgnored) && error.is_none() {
+            return Ok(());
+        }
         match chain.read(record.epoch).await {
             Ok(found) => match decided(found.as_ref(), &record.attempt) {
                 Decided::Ours => return Ok(()),

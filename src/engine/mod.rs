@@ -23,6 +23,8 @@ pub mod published; // what a slot shows after every batch
 pub mod recover; // observe, decide, roll forward, claim
 pub mod retry; // again, with backoff
 pub mod running; // handle to a running pipeline: facts for readers, stop, wait
+#[cfg(test)]
+pub mod simulation; // all of it under a seed: crashes, faults, and what must hold
 pub mod start; // the only start path
 pub mod survey; // what is in a checkpoint location, for people
 pub mod taken; // what a process that was fenced had processed

@@ -6,6 +6,8 @@ use crate::checkpoint::record::{Record, ViewRecord};
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, TableEntry, apply, write_record};
 use crate::engine::lake::Lake;
+#[cfg(test)]
+use crate::engine::simulation::planted::{Bug, planted};
 use crate::env::clock::Clock;
 use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
@@ -106,6 +108,10 @@ impl Recovery<'_> {
             }
             Step::Continue { head, apply: missing, .. } => self.continue_from(*head, missing, &tables).await?,
         };
+        #[cfg(test)]
+        if planted(Bug::ClaimSkipped) {
+            return Ok(Recovered { claim, tables });
+        }
         write_record(self.chain, &claim, self.clock, |_| {}).await?;
         tracing::info!(chain = %claim.chain, epoch = claim.epoch.0, incarnation = claim.incarnation, "chain claimed");
         Ok(Recovered { claim, tables })
@@ -136,6 +142,8 @@ impl Recovery<'_> {
 
     /// Rolls forward what is decided, then says what the claim carries on.
     async fn continue_from(&self, head: Record, missing: Vec<Epoch>, tables: &[TableEntry]) -> Result<Record> {
+        #[cfg(test)]
+        let missing = if planted(Bug::RecoverySkipsApply) { Vec::new() } else { missing };
         for epoch in missing {
             let record = if epoch == head.epoch {
                 head.clone()
@@ -225,6 +233,10 @@ pub async fn restore_views(chain: &Chain, plan: &Plan, claim: &Record, slots: us
             for (n, share) in shares.iter().enumerate() {
                 let mut own = if n == 0 { None } else { Some(ViewState::new(view.clone()).await?) };
                 for segment in record.segments.iter().filter(|s| s.slot == *share) {
+                    #[cfg(test)]
+                    if planted(Bug::TailNotRestored) && Some(segment) != record.segments.first() {
+                        continue;
+                    }
                     let target = own.as_mut().unwrap_or(&mut state);
                     for rows in chain.get_segment(segment).await? {
                         target.restore(&rows, Merge::Replace)?;

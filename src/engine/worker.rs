@@ -9,6 +9,8 @@ use crate::engine::deliver::Delivery;
 use crate::engine::ingest::{Ingest, Ingested, Outcome, message_at};
 use crate::engine::pressure::{Cause, Pressure};
 use crate::engine::published::{Board, PartitionProgress, Published, Uncommitted};
+#[cfg(test)]
+use crate::engine::simulation::planted::{Bug, planted};
 use crate::engine::upsert::Touched;
 use crate::sinks::delta::table::Prepared;
 use crate::sources::Handover;
@@ -181,6 +183,14 @@ impl Worker {
             }
         }
         Ok(true)
+    }
+
+    /// Would a turn have to wait for those it feeds?
+    #[cfg(test)]
+    pub fn is_behind(&self) -> bool {
+        let full = |capacity: usize, max: usize| capacity < max / 2;
+        full(self.parts.deliver.capacity(), self.parts.deliver.max_capacity())
+            || self.parts.upsert.as_ref().is_some_and(|u| full(u.capacity(), u.max_capacity()))
     }
 
     /// What comes next; orders first. Cancel-safe.
@@ -385,6 +395,10 @@ impl Worker {
         }
         let frozen = self.parts.views.iter().map(ViewState::freeze).collect();
         self.uncommitted.seal(epoch);
+        #[cfg(test)]
+        if planted(Bug::RowsDroppedAtCut) {
+            self.uncommitted.applied(epoch);
+        }
         let (reply, prepared) = oneshot::channel();
         self.send_delivery(Delivery::Seal { reply })?;
         self.publish();

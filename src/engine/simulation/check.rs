@@ -1,0 +1,214 @@
+//! What must hold after every step: I1 to I8, I10 and I14 against the model. A broken promise panics with its number.
+
+use crate::checkpoint::place::record_epoch;
+use crate::checkpoint::record::{Record, RecordKind};
+use crate::engine::published::Published;
+use crate::engine::simulation::expect::{Latest, OUTPUTS, Output, Sums};
+use crate::engine::simulation::lake::{path_of, row_keys};
+use crate::engine::simulation::store::FaultyStore;
+use crate::engine::simulation::world::World;
+use crate::sources::Applied;
+use crate::sql::plan::Plan;
+use crate::state::view::FrozenView;
+use crate::types::epoch::Epoch;
+use crate::types::position::{PartitionId, Position};
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A record at the moment it lands.
+pub fn record(world: &World, store: &FaultyStore, record: &Record) {
+    let records = world.records.lock().expect("no holder panics");
+    let epoch = record.epoch;
+    let newest = records.keys().next_back().copied().unwrap_or_default();
+    assert_eq!(newest.next(), epoch, "I8: record {epoch} lands after {newest}");
+    let before = records.get(&newest).cloned();
+    drop(records);
+    world.say(format_args!(
+        "record {epoch} {:?} of {}: {} partitions, {} segments",
+        record.kind,
+        record.owner,
+        record.partitions.len(),
+        record.views.iter().map(|v| v.segments.len()).sum::<usize>()
+    ));
+    if let Some(before) = &before {
+        follows(world, before, record);
+    }
+    ledger(world, before.as_ref(), record);
+    references(world, store, record);
+}
+
+fn follows(world: &World, before: &Record, record: &Record) {
+    let epoch = record.epoch;
+    assert_eq!(record.chain, before.chain, "I8: record {epoch} is of another chain");
+    match record.kind {
+        RecordKind::Claim => assert_eq!(record.incarnation, before.incarnation + 1, "a claim raises the incarnation"),
+        RecordKind::Epoch => {
+            assert_eq!(record.owner, before.owner, "I8: epoch {epoch} is written by who has not claimed the chain");
+            assert_eq!(record.incarnation, before.incarnation);
+        }
+    }
+    let applied = world.applied();
+    assert!(
+        record.applied_through <= applied,
+        "I7: record {epoch} says {} is applied, the tables have {applied}",
+        record.applied_through
+    );
+}
+
+/// I2 and I3: spans follow each other, and the counts are the truth.
+fn ledger(world: &World, before: Option<&Record>, record: &Record) {
+    let expected = world.expected.lock().expect("no holder panics");
+    for p in &record.partitions {
+        let known = before.and_then(|b| b.partition(&p.partition));
+        if let Some(known) = known {
+            assert_eq!(p.span.from, known.span.to, "I2: {} in record {}", p.partition, record.epoch);
+        }
+        let truth = expected.counts(&p.partition, p.span.to);
+        assert_eq!(p.counts, truth, "I3: {} below {} in record {}", p.partition, p.span.to, record.epoch);
+    }
+    for partition in before.iter().flat_map(|b| &b.partitions) {
+        assert!(record.partition(&partition.partition).is_some(), "I2: {} is forgotten", partition.partition);
+    }
+    for (name, output) in OUTPUTS {
+        let truth: u64 = record.partitions.iter().map(|p| expected.rows(output, &p.partition, p.span.to)).sum();
+        let said = record.tables.iter().find(|t| format!("{}.{}", t.sink, t.table) == name).map_or(0, |t| t.rows_total);
+        assert_eq!(said, truth, "I3: rows of {name} up to record {}", record.epoch);
+    }
+}
+
+/// I5: everything it references is there, whole.
+fn references(world: &World, store: &FaultyStore, record: &Record) {
+    for segment in record.views.iter().flat_map(|v| &v.segments) {
+        let bytes = store.peek(&segment.path).unwrap_or_else(|| panic!("I5: {} is not there", segment.path));
+        assert_eq!(crc32fast::hash(&bytes), segment.crc32, "I5: {} is another one", segment.path);
+    }
+    let logs = world.logs.lock().expect("no holder panics");
+    for table in record.landings() {
+        let found = |add| logs.files.get(path_of(add)).unwrap_or_else(|| panic!("I5: {add} is not there")).len() as u64;
+        assert_eq!(
+            table.adds.iter().map(found).sum::<u64>(),
+            table.rows,
+            "rows of {} in {}",
+            table.table,
+            record.epoch
+        );
+    }
+}
+
+/// I14: nothing goes that a record still names, and of records only the oldest.
+pub fn deleted(world: &World, path: &str) {
+    let mut records = world.records.lock().expect("no holder panics");
+    if let Some(epoch) = record_epoch(path) {
+        let oldest = records.keys().next().copied();
+        assert!(records.len() > 1 && oldest == Some(epoch), "I14: record {epoch} goes, the oldest is {oldest:?}");
+        records.remove(&epoch);
+        return;
+    }
+    for record in records.values() {
+        let named = record.views.iter().flat_map(|v| &v.segments).any(|s| s.path == path);
+        assert!(!named, "I14: {path} goes, and record {} names it", record.epoch);
+    }
+}
+
+/// I1: what a source is told is applied is applied.
+pub fn told(world: &World, applied: &Applied) {
+    let through = world.applied();
+    let records = world.records.lock().expect("no holder panics");
+    let Some(record) = records.get(&through) else {
+        assert!(applied.is_empty(), "I1: told of {applied:?}, and nothing is applied");
+        return;
+    };
+    for (partition, to) in applied.iter() {
+        let safe = record.partition(partition).map_or(Position(0), |p| p.span.to);
+        assert!(*to <= safe, "I1: {partition} is told {to}, applied is {safe} (epoch {through})");
+    }
+}
+
+pub fn positions(shown: &[Arc<Published>]) -> BTreeMap<PartitionId, Position> {
+    shown.iter().flat_map(|s| s.partitions.iter().map(|(id, p)| (id.clone(), p.position))).collect()
+}
+
+/// I10, and I4 for rows: what a reader sees, lake and memory, is each row below the positions shown, once.
+pub fn visible(world: &World, shown: &[Arc<Published>], app_id: &dyn Fn(&str) -> String) {
+    let positions = positions(shown);
+    let expected = world.expected.lock().expect("no holder panics");
+    let logs = world.logs.lock().expect("no holder panics");
+    for (partition, progress) in shown.iter().flat_map(|s| s.partitions.iter()) {
+        let truth = expected.counts(partition, progress.position);
+        assert_eq!(progress.counts, truth, "I3: {partition} as shown");
+    }
+    for (name, output) in OUTPUTS {
+        let Some(log) = logs.tables.get(name) else { continue };
+        let in_lake = Epoch(logs.transaction(name, &app_id(name)));
+        let mut in_memory = BTreeSet::new();
+        for rows in shown.iter().filter_map(|s| s.view.uncommitted.get(name)).flatten().filter(|r| r.epoch > in_lake) {
+            for key in rows.batches.iter().flat_map(|batch| row_keys(name, batch)) {
+                assert!(!log.rows.contains(&key), "I10: {key:?} of {name} in lake and memory");
+                assert!(expected.has(output, &key), "{name} shows a row that no message makes: {key:?}");
+                assert!(in_memory.insert(key.clone()), "I10: {key:?} of {name} twice in memory");
+                let partition = expected.partition(&key.0, &key.1).expect("a known partition");
+                assert!(positions.get(partition).is_some_and(|to| key.2 < to.0 as i64), "I10: {key:?} is ahead");
+            }
+        }
+        let truth: u64 = positions.iter().map(|(p, to)| expected.rows(output, p, *to)).sum();
+        let seen = log.rows.len() as u64 + in_memory.len() as u64;
+        assert_eq!(seen, truth, "I10: rows of {name}, {} in the lake, {} in memory", log.rows.len(), in_memory.len());
+    }
+}
+
+/// I4: hot state is the fold of everything below the positions shown.
+pub fn state(world: &World, plan: &Plan, shown: &[Arc<Published>]) {
+    let (sums, latest) = world.expected.lock().expect("no holder panics").state(&positions(shown));
+    let (shown_sums, shown_latest) = read_state(plan, shown);
+    assert_eq!(shown_sums, sums, "I4: sums");
+    assert_eq!(shown_latest, latest, "I4: latest");
+}
+
+fn read_state(plan: &Plan, shown: &[Arc<Published>]) -> (Sums, Latest) {
+    let (mut sums, mut latest) = (Sums::new(), Latest::new());
+    for (index, view) in plan.views.iter().enumerate() {
+        let shares: Vec<FrozenView> = shown.iter().filter_map(|s| s.view.views.get(index).cloned()).collect();
+        for rows in FrozenView::read(view, &shares).expect("state can be read") {
+            let number = |column: usize| rows.column(column).as_primitive::<Int64Type>().clone();
+            let keys = rows.column(0).as_string::<i32>().clone();
+            for row in 0..rows.num_rows() {
+                let key = keys.value(row).to_string();
+                let twice = match &*view.name {
+                    "sums" => {
+                        let values = (number(1).value(row), number(2).value(row), number(3).value(row));
+                        sums.insert(key, values).is_some()
+                    }
+                    _ => latest.insert(key, (number(1).value(row), number(2).value(row))).is_some(),
+                };
+                assert!(!twice, "I4: a key twice in {}", view.name);
+            }
+        }
+    }
+    (sums, latest)
+}
+
+/// The end: every table has every row once, and the newest record says so.
+pub fn complete(world: &World) {
+    let records = world.records.lock().expect("no holder panics");
+    let head = records.values().next_back().expect("a claim at least").clone();
+    drop(records);
+    assert_eq!(world.applied(), head.epoch, "the newest epoch is applied");
+    let expected = world.expected.lock().expect("no holder panics");
+    let logs = world.logs.lock().expect("no holder panics");
+    for (name, output) in OUTPUTS {
+        let truth: u64 = expected.partitions().map(|p| expected.rows(output, p, Position(u64::MAX))).sum();
+        let rows = &logs.tables[name].rows;
+        // Each of them was checked when it was committed: expected, and not there before.
+        assert_eq!(rows.len() as u64, truth, "{name} is complete");
+        if output == Output::DeadLetter {
+            let rejected: u64 = head.partitions.iter().map(|p| p.counts.rejected).sum();
+            assert_eq!(truth, rejected, "I11: dead letters as counted");
+        }
+    }
+    for partition in expected.partitions() {
+        let truth = expected.counts(partition, Position(u64::MAX));
+        assert_eq!(head.partition(partition).map(|p| p.counts), Some(truth), "I3: {partition} at the end");
+    }
+}

@@ -1,0 +1,243 @@
+//! A lake of tables that are logs of commits, each with adds and a transaction. Commits conflict, fail after landing,
+//! land late. What is committed is checked where it is committed.
+
+use crate::checkpoint::record::TableRecord;
+use crate::engine::lake::{EpochFiles, Lake, LakeTable};
+use crate::engine::simulation::expect::{OUTPUTS, Output, RowKey};
+use crate::engine::simulation::planted::{Bug, planted};
+use crate::engine::simulation::world::{Fault, World, unavailable};
+use crate::env::uuids::Uuids;
+use crate::sinks::delta::table::{Landing, Prepared, TableSpec};
+use crate::types::epoch::Epoch;
+use crate::types::error::{Error, Result};
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+#[derive(Default)]
+pub struct Logs {
+    /// By "sink.table".
+    pub tables: BTreeMap<String, Log>,
+    /// Complete and durable files: their rows.
+    pub files: BTreeMap<String, Vec<RowKey>>,
+}
+
+#[derive(Default)]
+pub struct Log {
+    id: String,
+    /// Commits so far: the next one's version.
+    pub version: u64,
+    transactions: BTreeMap<String, i64>,
+    pub rows: BTreeSet<RowKey>,
+}
+
+impl Logs {
+    pub fn transaction(&self, table: &str, app_id: &str) -> u64 {
+        let log = self.tables.get(table);
+        log.and_then(|log| log.transactions.get(app_id)).map_or(0, |version| *version as u64)
+    }
+}
+
+pub struct ModelLake(pub Arc<World>);
+
+#[async_trait]
+impl Lake for ModelLake {
+    async fn open(&self, sink: &str, spec: TableSpec, app_id: &str) -> Result<Arc<dyn LakeTable>> {
+        let key = format!("{sink}.{}", spec.name);
+        self.0.pause().await;
+        if self.0.happens(10) {
+            return Err(unavailable(&key));
+        }
+        let mut logs = self.0.logs.lock().expect("no holder panics");
+        let log = logs.tables.entry(key.clone()).or_default();
+        if log.id.is_empty() {
+            log.id = self.0.uuids.fresh();
+        }
+        let id = log.id.clone();
+        drop(logs);
+        Ok(Arc::new(ModelTable { world: self.0.clone(), app_id: app_id.into(), key, spec, id }))
+    }
+}
+
+struct ModelTable {
+    world: Arc<World>,
+    key: String,
+    spec: TableSpec,
+    app_id: String,
+    id: String,
+}
+
+#[async_trait]
+impl LakeTable for ModelTable {
+    fn spec(&self) -> &TableSpec {
+        &self.spec
+    }
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn pending_schema_action(&self) -> Option<Value> {
+        None
+    }
+
+    fn writer(&self) -> Result<Box<dyn EpochFiles>> {
+        Ok(Box::new(ModelFiles { world: self.world.clone(), table: self.key.clone(), rows: Vec::new() }))
+    }
+
+    async fn verify_files(&self, adds: &[Value]) -> Result<()> {
+        self.world.pause().await;
+        let logs = self.world.logs.lock().expect("no holder panics");
+        match adds.iter().find(|add| !logs.files.contains_key(path_of(add))) {
+            Some(missing) => Err(Error::refused(format!("file {missing} is missing"), "Restore it.")),
+            None => Ok(()),
+        }
+    }
+
+    /// The commit loop in small: look for our transaction, try the next version, and after any doubt look again.
+    async fn apply(&self, epoch: Epoch, landing: &Landing) -> Result<()> {
+        assert_eq!(self.app_id, landing.app_id, "{}: the transaction it was opened under", self.key);
+        for _ in 0..3 {
+            self.world.pause().await;
+            let version = {
+                let logs = self.world.logs.lock().expect("no holder panics");
+                if logs.transaction(&self.key, &landing.app_id) >= epoch.0 && !planted(Bug::TransactionUnchecked) {
+                    return Ok(());
+                }
+                logs.tables[&self.key].version
+            };
+            let what = format!("commit {} epoch {epoch}", self.key);
+            let flight = {
+                let (world, key, landing) = (self.world.clone(), self.key.clone(), landing.clone());
+                self.world.depart(what.clone(), move || {
+                    commit(&world, &key, version, epoch, &landing);
+                })
+            };
+            self.world.pause().await;
+            let fault = self.world.fault(&what);
+            match fault {
+                Fault::Before => flight.lose(),
+                Fault::Late => flight.stay_out(),
+                Fault::None | Fault::After => {
+                    flight.arrive();
+                    let landed = commit(&self.world, &self.key, version, epoch, landing);
+                    self.world.say(format_args!("{what}: {}", if landed { "done" } else { "version taken" }));
+                    self.world.pause().await;
+                    if landed && fault == Fault::None {
+                        return Ok(());
+                    }
+                }
+            }
+            if self.world.dice.permille(300) {
+                return Err(unavailable(&what));
+            }
+        }
+        Err(unavailable(&self.key))
+    }
+
+    async fn transactions(&self) -> Result<BTreeMap<String, i64>> {
+        self.world.pause().await;
+        Ok(self.world.logs.lock().expect("no holder panics").tables[&self.key].transactions.clone())
+    }
+}
+
+/// One more version, if that is the next one. False: it is taken.
+fn commit(world: &World, table: &str, version: u64, epoch: Epoch, landing: &Landing) -> bool {
+    let mut logs = world.logs.lock().expect("no holder panics");
+    let Logs { tables, files } = &mut *logs;
+    let log = tables.get_mut(table).expect("an open table");
+    if log.version != version {
+        return false;
+    }
+    let records = world.records.lock().expect("no holder panics");
+    let of_table = |t: &&TableRecord| format!("{}.{}", t.sink, t.table) == table;
+    let decided = records.get(&epoch).and_then(|r| r.landings().find(of_table).map(|t| &t.adds));
+    assert_eq!(decided, Some(&landing.adds), "I6: {table} gets what no record of epoch {epoch} says");
+    let before = log.transactions.insert(landing.app_id.clone(), epoch.0 as i64).unwrap_or(0);
+    assert!(before < epoch.0 as i64, "I7: {table} gets epoch {epoch} after epoch {before}");
+    let expected = world.expected.lock().expect("no holder panics");
+    let output = OUTPUTS.iter().find(|(name, _)| *name == table).expect("a table of the plan").1;
+    for add in &landing.adds {
+        let rows = files.get(path_of(add)).unwrap_or_else(|| panic!("I5: {table} gets {add}, which is not there"));
+        for row in rows {
+            assert!(expected.has(output, row), "{table} gets a row that no message makes: {row:?}");
+            assert!(log.rows.insert(row.clone()), "I7: {table} gets a row twice: {row:?}");
+        }
+    }
+    log.version += 1;
+    true
+}
+
+/// Another writer's commit: no rows, a version gone.
+pub fn foreign_commit(world: &World) {
+    let mut logs = world.logs.lock().expect("no holder panics");
+    let names: Vec<String> = logs.tables.keys().cloned().collect();
+    if let Some(name) = names.get(world.dice.below(names.len())) {
+        world.say(format_args!("somebody else commits to {name}"));
+        logs.tables.get_mut(name).expect("listed").version += 1;
+    }
+}
+
+pub fn path_of(add: &Value) -> &str {
+    add["path"].as_str().expect("an add has a path")
+}
+
+struct ModelFiles {
+    world: Arc<World>,
+    table: String,
+    rows: Vec<RowKey>,
+}
+
+#[async_trait]
+impl EpochFiles for ModelFiles {
+    async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.world.pause().await;
+        if self.world.happens(5) {
+            return Err(unavailable(&self.table));
+        }
+        self.rows.extend(row_keys(&self.table, rows));
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Prepared> {
+        self.world.pause().await;
+        if self.world.happens(10) {
+            self.world.say(format_args!("503: finish a file of {}", self.table));
+            return Err(unavailable(&self.table));
+        }
+        let path = format!("{}/{}.parquet", self.table, fresh(&self.world.uuids));
+        let rows = self.rows.len() as u64;
+        self.world.say(format_args!("file {path}: {rows} rows"));
+        self.world.logs.lock().expect("no holder panics").files.insert(path.clone(), self.rows);
+        self.world.pause().await;
+        Ok(Prepared { adds: vec![json!({ "path": path, "rows": rows })], rows, bytes: rows * 100 })
+    }
+}
+
+fn fresh(uuids: &Uuids) -> String {
+    uuids.fresh()
+}
+
+/// What the rows of a batch are, by the table they go to.
+pub fn row_keys(table: &str, rows: &RecordBatch) -> Vec<RowKey> {
+    let output = OUTPUTS.iter().find(|(name, _)| *name == table).expect("a table of the plan").1;
+    let (source, label, position) = match output {
+        Output::Points | Output::High => ("s", "p", "pos"),
+        Output::DeadLetter => ("source", "partition", "position"),
+    };
+    let text = |name: &str| rows.column_by_name(name).expect("a column of the plan").as_string::<i32>().clone();
+    let number =
+        |name: &str| rows.column_by_name(name).expect("a column of the plan").as_primitive::<Int64Type>().clone();
+    let (source, label, position) = (text(source), text(label), number(position));
+    let id = (output != Output::DeadLetter).then(|| number("id"));
+    (0..rows.num_rows())
+        .map(|row| {
+            let id = id.as_ref().map_or(0, |id| if id.is_null(row) { -1 } else { id.value(row) });
+            (source.value(row).to_string(), label.value(row).to_string(), position.value(row), id)
+        })
+        .collect()
+}

@@ -1,0 +1,275 @@
+//! One process from start to end: the parts that `build` made, each turned by hand. Dropping it is a crash.
+
+use crate::codec::json::JsonOptions;
+use crate::engine::build::{Ground, Parts, build};
+use crate::engine::chain::Chain;
+use crate::engine::checkpointer::Authorship;
+use crate::engine::dead_letter;
+use crate::engine::deliver;
+use crate::engine::published::{Board, Published};
+use crate::engine::simulation::check;
+use crate::engine::simulation::kv::ModelKv;
+use crate::engine::simulation::lake::ModelLake;
+use crate::engine::simulation::store::FaultyStore;
+use crate::engine::simulation::topics::Topics;
+use crate::engine::simulation::turns::Task;
+use crate::engine::simulation::world::World;
+use crate::engine::upsert::{Touched, Upserter};
+use crate::engine::worker::Worker;
+use crate::env::offload::Offload;
+use crate::sinks::delta::table::TableSpec;
+use crate::sinks::kv::KvSink;
+use crate::sources::{Applied, Source, SourceContext};
+use crate::sql::plan::{InsertFrom, Plan};
+use crate::types::error::{Error, Result};
+use futures::FutureExt;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// What differs between processes of one run.
+#[derive(Clone, Debug)]
+pub struct Traits {
+    pub name: String,
+    pub slots: u32,
+    pub interval_ms: u64,
+    pub in_flight_bytes: u64,
+}
+
+/// What a process stands on.
+#[derive(Clone)]
+pub struct Place {
+    pub world: Arc<World>,
+    pub store: FaultyStore,
+    pub plan: Arc<Plan>,
+    /// None: the plan has no upserts.
+    pub kv: Option<Arc<ModelKv>>,
+}
+
+pub struct Life {
+    pub name: String,
+    place: Place,
+    /// Of the claim; 0 until there is one.
+    pub incarnation: u64,
+    stale_lists: u64,
+    built: Arc<Mutex<Option<Parts>>>,
+    tasks: Vec<Task>,
+    workers: Vec<Worker>,
+    upserter: Option<(Upserter, mpsc::Receiver<Touched>)>,
+    pub boards: Vec<Arc<Board>>,
+    told: Vec<watch::Receiver<Applied>>,
+    app_ids: BTreeMap<String, String>,
+    stop: CancellationToken,
+    finish: CancellationToken,
+}
+
+/// What came of a turn.
+pub enum Turn {
+    /// Something happened.
+    Moved,
+    /// Everything waits.
+    Idle,
+    Ended(Result<()>),
+}
+
+impl Life {
+    pub fn begin(place: Place, traits: Traits) -> Life {
+        let world = &place.world;
+        world.say(format_args!("{} begins: {traits:?}", traits.name));
+        let kv = place.kv.iter().map(|kv| ("kv".to_string(), Arc::new(KvSink::over("kv", kv.clone()))));
+        let ground = Ground {
+            pipeline: "simulated".into(),
+            plan: place.plan.clone(),
+            sources: vec!["a".into()],
+            decoding: BTreeMap::from([("a".to_string(), JsonOptions::default())]),
+            chain: Chain { location: place.store.location() },
+            lake: Arc::new(ModelLake(world.clone())),
+            wanted: wanted(&place.plan),
+            dead_letter: format!("lake.{}", dead_letter::TABLE).into(),
+            kv: kv.collect(),
+            journals: Vec::new(),
+            author: Authorship { owner: traits.name.clone(), slots: traits.slots, uuids: world.uuids.clone() },
+            in_flight_bytes: traits.in_flight_bytes,
+            interval: Duration::from_millis(traits.interval_ms),
+            clock: world.clock(),
+            offload: Offload::InPlace,
+        };
+        let built = Arc::new(Mutex::new(None));
+        let slot = built.clone();
+        let start = async move {
+            let parts = build(ground).await?;
+            *slot.lock().expect("no holder panics") = Some(parts);
+            Ok(())
+        };
+        Life {
+            name: traits.name,
+            incarnation: 0,
+            stale_lists: world.stale_lists.load(Ordering::Relaxed),
+            built,
+            tasks: vec![Task::new("start", start)],
+            workers: Vec::new(),
+            upserter: None,
+            boards: Vec::new(),
+            told: Vec::new(),
+            app_ids: BTreeMap::new(),
+            stop: CancellationToken::new(),
+            finish: CancellationToken::new(),
+            place,
+        }
+    }
+
+    /// SIGTERM.
+    pub fn stop(&self) {
+        self.place.world.say(format_args!("{} is asked to stop", self.name));
+        self.stop.cancel();
+    }
+
+    pub fn is_running(&self) -> bool {
+        !self.boards.is_empty()
+    }
+
+    pub fn shown(&self) -> Vec<Arc<Published>> {
+        self.boards.iter().map(|b| b.load()).collect()
+    }
+
+    /// One part that can move moves; which one, chance decides.
+    pub fn turn(&mut self) -> Turn {
+        let dice = self.place.world.dice.clone();
+        let mut parts: Vec<usize> = (0..self.tasks.len() + self.workers.len() + 1).collect();
+        while !parts.is_empty() {
+            let part = parts.swap_remove(dice.below(parts.len()));
+            match self.part(part) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.look();
+                    return Turn::Moved;
+                }
+                Err(ended) => return Turn::Ended(ended),
+            }
+        }
+        Turn::Idle
+    }
+
+    /// False: it waits. Err: the process has ended, well or badly.
+    fn part(&mut self, part: usize) -> Result<bool, Result<()>> {
+        let tasks = self.tasks.len();
+        if part < tasks {
+            return self.task(part);
+        }
+        match self.workers.get_mut(part - tasks) {
+            Some(worker) => {
+                // A full queue would block the thread; the other end has to go first.
+                if worker.is_behind() {
+                    return Ok(false);
+                }
+                let Some(wake) = worker.next().now_or_never() else { return Ok(false) };
+                self.place.world.say(format_args!("{}: slot {} turns", self.name, part - tasks));
+                worker.turn(wake).map_err(Err)
+            }
+            None => {
+                let Some((upserter, inbox)) = &mut self.upserter else { return Ok(false) };
+                let Ok(first) = inbox.try_recv() else { return Ok(false) };
+                self.place.world.say(format_args!("{}: upserts", self.name));
+                upserter.turn(first, inbox).map_err(Err)?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn task(&mut self, index: usize) -> Result<bool, Result<()>> {
+        let task = &mut self.tasks[index];
+        if !task.is_ready() {
+            return Ok(false);
+        }
+        let Some(ended) = task.turn() else { return Ok(true) };
+        let name = task.name.clone();
+        self.place.world.say(format_args!("{}: {name} ends: {}", self.name, shown(&ended)));
+        ended.map_err(Err)?;
+        if name == "start" {
+            self.assemble().map_err(Err)?;
+        } else if name == "checkpointer" {
+            return Err(Ok(()));
+        } else if self.tasks.iter().filter(|t| t.name.starts_with("source")).all(Task::has_ended) {
+            self.finish.cancel();
+        }
+        Ok(true)
+    }
+
+    /// As `start` does it, but on this thread.
+    fn assemble(&mut self) -> Result<()> {
+        let parts = self.built.lock().expect("no holder panics").take().expect("it was built");
+        let world = &self.place.world;
+        self.incarnation = parts.claim.incarnation;
+        self.finish = parts.finish;
+        for (slot, deliveries) in parts.deliveries.into_iter().enumerate() {
+            self.tasks.push(Task::new(format!("deliver-{slot}"), deliver::run(parts.tables.clone(), deliveries)));
+        }
+        for entry in &parts.checkpointer.tables {
+            self.app_ids.insert(entry.key.to_string(), entry.app_id.clone());
+        }
+        self.tasks.push(Task::new("checkpointer", parts.checkpointer.run()));
+        for begin in parts.sources {
+            self.told.push(begin.applied.clone());
+            let source = Box::new(Topics { world: world.clone(), name: begin.name.as_str().into() });
+            let context = SourceContext {
+                intake: parts.intake.clone(),
+                start: begin.start,
+                once: false,
+                applied: begin.applied,
+                stop: self.stop.child_token(),
+                status: begin.status,
+                clock: world.clock(),
+            };
+            self.tasks.push(Task::new(format!("source-{}", begin.name), source.run(context)));
+        }
+        self.workers = parts.workers;
+        self.boards = parts.boards;
+        if let Some((mut upserter, inbox)) = parts.upserter {
+            upserter.begin()?;
+            self.upserter = Some((upserter, inbox));
+        }
+        check::state(world, &self.place.plan, &self.shown());
+        Ok(())
+    }
+
+    /// What must hold whenever something has moved.
+    fn look(&mut self) {
+        let world = &self.place.world;
+        for told in &mut self.told {
+            if told.has_changed().unwrap_or(false) {
+                check::told(world, &told.borrow_and_update());
+            }
+        }
+        // A process that has been fenced shows what it had; only the newest claim speaks for the pipeline.
+        let newest = world.records.lock().expect("no holder panics").values().next_back().map(|r| r.incarnation);
+        if self.is_running() && newest == Some(self.incarnation) {
+            check::visible(world, &self.shown(), &|table| self.app_ids[table].clone());
+        }
+    }
+
+    /// Is this an end that the world's faults explain?
+    pub fn explains(&self, error: &Error) -> bool {
+        match error {
+            Error::Unavailable(_) | Error::Fenced(_) => true,
+            // What a start sees of a listing that is not whole.
+            Error::Refused { .. } => self.place.world.stale_lists.load(Ordering::Relaxed) > self.stale_lists,
+            Error::Config(_) | Error::Failed(_) => false,
+        }
+    }
+}
+
+fn shown(ended: &Result<()>) -> String {
+    ended.as_ref().err().map_or_else(|| "well".into(), ToString::to_string)
+}
+
+/// Every append table of the plan, and the dead letters.
+fn wanted(plan: &Plan) -> Vec<(String, TableSpec)> {
+    let inserts = plan.inserts.iter().filter(|i| matches!(i.from, InsertFrom::Node(_)));
+    let tables = inserts.map(|i| (i.sink.to_string(), i.table.to_string(), i.schema.clone()));
+    let dead = ("lake".to_string(), dead_letter::TABLE.to_string(), dead_letter::schema());
+    let spec = |(sink, name, schema)| (sink, TableSpec { name, schema, partition_by: Vec::new() });
+    tables.chain([dead]).map(spec).collect()
+}

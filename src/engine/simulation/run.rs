@@ -1,0 +1,218 @@
+//! One seed: chance drives processes, crashes, faults and messages for a while; then the faults end, one process goes on
+//! until everything is read, stops cleanly, and everything is counted.
+
+use crate::engine::simulation::check;
+use crate::engine::simulation::expect::{SQL, SQL_KV};
+use crate::engine::simulation::kv::ModelKv;
+use crate::engine::simulation::lake::foreign_commit;
+use crate::engine::simulation::life::{Life, Place, Traits, Turn};
+use crate::engine::simulation::store::FaultyStore;
+use crate::engine::simulation::world::World;
+use crate::sql::compile;
+use crate::sql::plan::{Plan, SqlFile};
+use crate::types::catalog::{Catalog, SinkKind, SourceFacts};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
+
+/// Turns after which a run without faults must have read everything.
+const CALM_TURNS_MAX: usize = 60_000;
+
+/// What a run was, for people and for the test that one seed is one run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Story {
+    pub hash: u64,
+    pub turns: usize,
+    pub lives: usize,
+    pub crashes: usize,
+    pub records: usize,
+}
+
+/// A broken promise, with how to see it again.
+pub struct Failure {
+    pub seed: u64,
+    pub why: String,
+    pub last: Vec<String>,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Failure { seed, why, last } = self;
+        writeln!(f, "seed {seed}: {why}\nthe last steps:\n{}", last.join("\n"))?;
+        write!(f, "again: PIPE_SIM_SEED={seed} cargo test --lib engine::simulation::tests::seeds -- --nocapture")
+    }
+}
+
+static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| plan(SQL));
+static PLAN_KV: LazyLock<Arc<Plan>> = LazyLock::new(|| plan(&format!("{SQL}{SQL_KV}")));
+
+fn plan(text: &str) -> Arc<Plan> {
+    let mut catalog = Catalog::default();
+    catalog.sources.extend(["a", "j"].map(|name| (name.to_string(), SourceFacts::default())));
+    catalog.sinks.extend([("lake".to_string(), SinkKind::Append), ("kv".to_string(), SinkKind::Upsert)]);
+    let file = SqlFile { path: "simulated.sql".into(), text: text.into() };
+    let compiled = futures::executor::block_on(compile(&[file], &catalog));
+    Arc::new(compiled.unwrap_or_else(|faults| panic!("{faults:?}")))
+}
+
+pub fn run(seed: u64) -> Result<Story, Failure> {
+    let world = World::new(seed);
+    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| Run::new(world.clone()).run()));
+    ran.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        Failure { seed, why: text.unwrap_or_default(), last: world.trace.last() }
+    })
+}
+
+struct Run {
+    world: Arc<World>,
+    place: Place,
+    lives: Vec<Life>,
+    /// Whether two processes may run at once.
+    rivals: bool,
+    partitions_max: usize,
+    story: Story,
+}
+
+impl Run {
+    fn new(world: Arc<World>) -> Run {
+        let dice = &world.dice;
+        world.faults_permille.store(*dice.pick(&[0, 300, 1000, 1000, 3000]), Ordering::Relaxed);
+        // A key-value store is on one machine, so two processes cannot both have it.
+        let rivals = dice.permille(300);
+        let store = FaultyStore::new(world.clone());
+        let kv = (!rivals).then(|| ModelKv::new(world.clone()));
+        let plan = if rivals { PLAN.clone() } else { PLAN_KV.clone() };
+        let partitions_max = 1 + dice.below(4);
+        let place = Place { world: world.clone(), store, plan, kv };
+        let story = Story { hash: 0, turns: 0, lives: 0, crashes: 0, records: 0 };
+        Run { world, place, lives: Vec::new(), rivals, partitions_max, story }
+    }
+
+    fn run(mut self) -> Story {
+        let turns = self.world.dice.between(200, 1200);
+        for _ in 0..turns {
+            self.chance();
+            self.turn();
+        }
+        self.calm();
+        self.story.hash = self.world.trace.hash();
+        self.story.records = self.world.records.lock().expect("no holder panics").len();
+        self.story
+    }
+
+    /// What the world does of its own accord.
+    fn chance(&mut self) {
+        let dice = self.world.dice.clone();
+        match dice.below(1000) {
+            0..40 => self.world.publish("a", self.partitions_max),
+            40..60 => self.world.something_late(),
+            60..65 => foreign_commit(&self.world),
+            65..75 => self.crash(),
+            75..77 => {
+                if let Some(life) = self.lives.last() {
+                    life.stop();
+                }
+            }
+            77..82 if self.rivals && self.lives.len() == 1 => self.begin(),
+            82..130 if self.lives.is_empty() => self.begin(),
+            130..330 => self.world.time.advance_to(self.world.time.now_us() + dice.between(1, 4_000) as i64),
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self) {
+        let dice = &self.world.dice;
+        self.story.lives += 1;
+        let traits = Traits {
+            name: format!("process-{}", self.story.lives),
+            slots: dice.between(1, 3) as u32,
+            interval_ms: *dice.pick(&[1, 5, 20, 100]),
+            in_flight_bytes: *dice.pick(&[16 << 10, 64 << 10, 1 << 20]),
+        };
+        self.lives.push(Life::begin(self.place.clone(), traits));
+    }
+
+    fn crash(&mut self) {
+        if self.lives.is_empty() {
+            return;
+        }
+        let life = self.lives.remove(self.world.dice.below(self.lives.len()));
+        self.world.say(format_args!("{} crashes", life.name));
+        self.story.crashes += 1;
+        drop(life);
+        if let Some(kv) = self.place.kv.as_ref().filter(|_| self.world.dice.permille(500)) {
+            kv.power_cut();
+        }
+    }
+
+    /// One turn of some process. Where all wait, time goes on. False: nothing can happen any more.
+    fn turn(&mut self) -> bool {
+        self.story.turns += 1;
+        let mut order: Vec<usize> = (0..self.lives.len()).collect();
+        while !order.is_empty() {
+            let index = order.swap_remove(self.world.dice.below(order.len()));
+            match self.lives[index].turn() {
+                Turn::Idle => {}
+                Turn::Moved => return true,
+                Turn::Ended(ended) => {
+                    let life = self.lives.remove(index);
+                    if let Err(error) = ended {
+                        assert!(life.explains(&error), "{} ended for no reason outside: {error}", life.name);
+                    }
+                    return true;
+                }
+            }
+        }
+        let Some(deadline) = self.world.time.next_deadline_us() else { return false };
+        self.world.time.advance_to(deadline);
+        true
+    }
+
+    fn calm(&mut self) {
+        self.world.calm.store(true, Ordering::Relaxed);
+        self.world.say(format_args!("calm"));
+        while self.lives.len() > 1 {
+            self.crash();
+        }
+        self.world.publish("a", self.partitions_max);
+        let mut stopping = false;
+        for _ in 0..CALM_TURNS_MAX {
+            if self.world.dice.permille(20) {
+                self.world.something_late();
+            }
+            match self.lives.last() {
+                None if stopping => break,
+                None => self.begin(),
+                Some(life) if !stopping && life.is_running() && self.is_all_read() => {
+                    check::state(&self.world, &self.place.plan, &life.shown());
+                    life.stop();
+                    stopping = true;
+                }
+                Some(_) => {}
+            }
+            if !self.turn() {
+                let names: Vec<&str> = self.lives.iter().map(|l| l.name.as_str()).collect();
+                panic!("nothing can happen any more, and {names:?} have not ended");
+            }
+        }
+        assert!(self.lives.is_empty(), "not at the end after {CALM_TURNS_MAX} calm turns");
+        check::complete(&self.world);
+        if let Some(kv) = &self.place.kv {
+            let records = self.world.records.lock().expect("no holder panics");
+            let positions = records.values().next_back().expect("a claim at least").positions();
+            let positions = positions.map(|(p, to)| (p.clone(), to)).collect();
+            let truth = self.world.expected.lock().expect("no holder panics").state(&positions).0;
+            assert_eq!(kv.sums(), truth, "the key-value store at the end");
+        }
+    }
+
+    /// Do the slots stand at the end of every partition?
+    fn is_all_read(&self) -> bool {
+        let Some(life) = self.lives.last() else { return false };
+        let positions = check::positions(&life.shown());
+        let topics = self.world.topics.lock().expect("no holder panics");
+        topics.iter().all(|(id, topic)| positions.get(id).is_some_and(|at| at.0 == topic.end))
+    }
+}

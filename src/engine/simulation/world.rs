@@ -1,0 +1,220 @@
+//! What outlives a process: records, tables, topics, time, what is still under way, and what ought to become of it all.
+
+use crate::checkpoint::record::Record;
+use crate::engine::simulation::dice::Dice;
+use crate::engine::simulation::expect::{Expected, Sent, message};
+use crate::engine::simulation::lake::Logs;
+use crate::engine::simulation::trace::Trace;
+use crate::engine::simulation::turns::pause;
+use crate::env::clock::{Clock, ManualClock};
+use crate::env::uuids::Uuids;
+use crate::types::epoch::Epoch;
+use crate::types::error::Error;
+use crate::types::position::PartitionId;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Every run begins here; the date is of no importance.
+const BEGIN_US: i64 = 1_800_000_000_000_000;
+
+pub struct World {
+    pub dice: Dice,
+    pub trace: Trace,
+    pub time: Arc<ManualClock>,
+    pub uuids: Uuids,
+    /// Chance of a fault, in thousandths of what each place asks for.
+    pub faults_permille: AtomicU64,
+    /// No more faults: the end of a run.
+    pub calm: AtomicBool,
+    /// Listings that left something out: after one, a start may refuse.
+    pub stale_lists: AtomicU64,
+    /// Std mutexes: one thread holds them all in turn.
+    pub expected: Mutex<Expected>,
+    pub records: Mutex<BTreeMap<Epoch, Record>>,
+    pub logs: Mutex<Logs>,
+    /// First and next position of every partition that can be read again.
+    pub topics: Mutex<BTreeMap<PartitionId, Topic>>,
+    late: Mutex<Vec<Late>>,
+    next_id: Mutex<i64>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Topic {
+    pub label: String,
+    pub begin: u64,
+    pub end: u64,
+}
+
+/// A write whose sender no longer waits for it.
+struct Late {
+    what: String,
+    land: Box<dyn FnOnce() + Send>,
+}
+
+/// A write under way. Dropped on the way, it may still arrive: the sender crashed, the network did not.
+pub struct Flight {
+    world: Arc<World>,
+    late: Option<Late>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// It fails and never happened.
+    Before,
+    /// It happens, and the answer is an error.
+    After,
+    /// The answer is an error, and it happens later, perhaps.
+    Late,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Arc<World> {
+        Arc::new(World {
+            dice: Dice::new(seed),
+            trace: Trace::default(),
+            time: ManualClock::starting_at(BEGIN_US),
+            uuids: Uuids::Counted(Arc::default()),
+            faults_permille: AtomicU64::new(1000),
+            calm: AtomicBool::new(false),
+            stale_lists: AtomicU64::new(0),
+            expected: Mutex::default(),
+            records: Mutex::default(),
+            logs: Mutex::default(),
+            topics: Mutex::default(),
+            late: Mutex::default(),
+            next_id: Mutex::new(1),
+        })
+    }
+
+    pub fn clock(&self) -> Clock {
+        Clock::Manual(self.time.clone())
+    }
+
+    pub fn say(&self, what: std::fmt::Arguments<'_>) {
+        self.trace.say(what);
+    }
+
+    /// A place where the process may crash, or be slow.
+    pub async fn pause(&self) {
+        for _ in 0..self.dice.below(3) {
+            pause().await;
+        }
+        if self.happens(15) {
+            self.clock().sleep(Duration::from_millis(self.dice.between(1, 400))).await;
+        }
+        pause().await;
+    }
+
+    /// A misfortune of this chance, unless the run is over.
+    pub fn happens(&self, permille: u64) -> bool {
+        !self.calm.load(Ordering::Relaxed)
+            && self.dice.next() % 1_000_000 < permille * self.faults_permille.load(Ordering::Relaxed)
+    }
+
+    pub fn fault(&self, what: &str) -> Fault {
+        if !self.happens(60) {
+            return Fault::None;
+        }
+        let fault = *self.dice.pick(&[Fault::Before, Fault::After, Fault::Late]);
+        self.say(format_args!("fault {fault:?}: {what}"));
+        fault
+    }
+
+    pub fn depart(self: &Arc<World>, what: String, land: impl FnOnce() + Send + 'static) -> Flight {
+        Flight { world: self.clone(), late: Some(Late { what, land: Box::new(land) }) }
+    }
+
+    /// One write that nobody waits for any more arrives, or is lost for good.
+    pub fn something_late(&self) {
+        let mut late = self.late.lock().expect("no holder panics");
+        if late.is_empty() {
+            return;
+        }
+        let index = self.dice.below(late.len());
+        let Late { what, land } = late.remove(index);
+        drop(late);
+        if self.dice.permille(700) {
+            self.say(format_args!("arrives late: {what}"));
+            land();
+        } else {
+            self.say(format_args!("never arrives: {what}"));
+        }
+    }
+
+    /// A message into a partition of a topic, which may be a new one.
+    pub fn publish(&self, source: &str, partitions_max: usize) {
+        let label = self.dice.below(partitions_max).to_string();
+        let partition = PartitionId::new(source, &format!("t/{label}"));
+        let mut topics = self.topics.lock().expect("no holder panics");
+        let topic = topics.entry(partition.clone()).or_insert_with(|| {
+            let begin = if self.dice.permille(300) { self.dice.between(1, 50) } else { 0 };
+            Topic { label: label.clone(), begin, end: begin }
+        });
+        for _ in 0..self.dice.between(1, 4) {
+            // Compaction and transaction marks leave gaps.
+            let gap = if self.dice.permille(200) { self.dice.between(1, 3) } else { 0 };
+            let position = topic.end + gap;
+            let sent = self.new_message();
+            self.expected.lock().expect("no holder panics").add(&partition, &label, position, sent);
+            topic.end = position + 1;
+        }
+        if self.dice.permille(100) {
+            topic.end += self.dice.between(1, 3);
+        }
+        self.say(format_args!("published {partition} to {}", topic.end));
+    }
+
+    pub fn new_message(&self) -> Sent {
+        message(&self.dice, &mut self.next_id.lock().expect("no holder panics"))
+    }
+
+    /// The newest epoch that all tables have, with all before it.
+    pub fn applied(&self) -> Epoch {
+        let (records, logs) =
+            (self.records.lock().expect("no holder panics"), self.logs.lock().expect("no holder panics"));
+        let mut applied = Epoch(0);
+        for (epoch, record) in records.iter() {
+            if !record.landings().all(|t| logs.transaction(&format!("{}.{}", t.sink, t.table), &t.app_id) >= epoch.0) {
+                break;
+            }
+            applied = *epoch;
+        }
+        applied
+    }
+}
+
+impl Flight {
+    /// It has arrived, and the sender sees to the rest.
+    pub fn arrive(mut self) {
+        self.late = None;
+    }
+
+    /// It never will.
+    pub fn lose(mut self) {
+        self.late = None;
+    }
+
+    /// The sender gives up waiting.
+    pub fn stay_out(mut self) {
+        let late = self.late.take();
+        self.world.late.lock().expect("no holder panics").extend(late);
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(late) = self.late.take()
+            && self.world.dice.permille(500)
+        {
+            self.world.say(format_args!("still under way: {}", late.what));
+            self.world.late.lock().expect("no holder panics").push(late);
+        }
+    }
+}
+
+pub fn unavailable(what: &str) -> Error {
+    Error::Unavailable(format!("{what}: no answer"))
+}
