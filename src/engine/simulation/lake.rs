@@ -24,6 +24,8 @@ pub struct Logs {
     pub tables: BTreeMap<String, Log>,
     /// Complete and durable files: their rows.
     pub files: BTreeMap<String, Vec<RowKey>>,
+    /// Counts changes.
+    pub commits: u64,
 }
 
 #[derive(Default)]
@@ -148,7 +150,7 @@ impl LakeTable for ModelTable {
 /// One more version, if that is the next one. False: it is taken.
 fn commit(world: &World, table: &str, version: u64, epoch: Epoch, landing: &Landing) -> bool {
     let mut logs = world.logs.lock().expect("no holder panics");
-    let Logs { tables, files } = &mut *logs;
+    let Logs { tables, files, commits } = &mut *logs;
     let log = tables.get_mut(table).expect("an open table");
     if log.version != version {
         return false;
@@ -169,6 +171,7 @@ fn commit(world: &World, table: &str, version: u64, epoch: Epoch, landing: &Land
         }
     }
     log.version += 1;
+    *commits += 1;
     true
 }
 

@@ -7,6 +7,7 @@ use crate::engine::checkpointer::Authorship;
 use crate::engine::dead_letter;
 use crate::engine::deliver;
 use crate::engine::published::{Board, Published};
+use crate::engine::simulation::broker::Journaled;
 use crate::engine::simulation::check;
 use crate::engine::simulation::kv::ModelKv;
 use crate::engine::simulation::lake::ModelLake;
@@ -17,6 +18,7 @@ use crate::engine::simulation::world::World;
 use crate::engine::upsert::{Touched, Upserter};
 use crate::engine::worker::Worker;
 use crate::env::offload::Offload;
+use crate::journal;
 use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
 use crate::sources::{Applied, Source, SourceContext};
@@ -24,6 +26,7 @@ use crate::sql::plan::{InsertFrom, Plan};
 use crate::types::error::{Error, Result};
 use futures::FutureExt;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,6 +40,7 @@ pub struct Traits {
     pub slots: u32,
     pub interval_ms: u64,
     pub in_flight_bytes: u64,
+    pub retain: usize,
 }
 
 /// What a process stands on.
@@ -47,6 +51,8 @@ pub struct Place {
     pub plan: Arc<Plan>,
     /// None: the plan has no upserts.
     pub kv: Option<Arc<ModelKv>>,
+    /// Where the journal is; None: there is no source that needs one.
+    pub journal: Option<PathBuf>,
 }
 
 pub struct Life {
@@ -64,6 +70,8 @@ pub struct Life {
     app_ids: BTreeMap<String, String>,
     stop: CancellationToken,
     finish: CancellationToken,
+    /// What was last looked at: the boards, and how many commits there were.
+    looked_at: (Vec<Arc<Published>>, u64),
 }
 
 /// What came of a turn.
@@ -80,20 +88,24 @@ impl Life {
         let world = &place.world;
         world.say(format_args!("{} begins: {traits:?}", traits.name));
         let kv = place.kv.iter().map(|kv| ("kv".to_string(), Arc::new(KvSink::over("kv", kv.clone()))));
+        let mut sources = vec!["a".to_string()];
+        sources.extend(place.journal.iter().map(|_| "j".to_string()));
+        let bound = place.journal.iter().filter_map(|dir| journal::bound_chain(dir).expect("a readable journal"));
         let ground = Ground {
             pipeline: "simulated".into(),
             plan: place.plan.clone(),
-            sources: vec!["a".into()],
-            decoding: BTreeMap::from([("a".to_string(), JsonOptions::default())]),
+            decoding: sources.iter().map(|name| (name.clone(), JsonOptions::default())).collect(),
+            sources,
             chain: Chain { location: place.store.location() },
             lake: Arc::new(ModelLake(world.clone())),
             wanted: wanted(&place.plan),
             dead_letter: format!("lake.{}", dead_letter::TABLE).into(),
             kv: kv.collect(),
-            journals: Vec::new(),
+            journals: bound.map(|chain| ("j".to_string(), chain)).collect(),
             author: Authorship { owner: traits.name.clone(), slots: traits.slots, uuids: world.uuids.clone() },
             in_flight_bytes: traits.in_flight_bytes,
             interval: Duration::from_millis(traits.interval_ms),
+            retain: traits.retain,
             clock: world.clock(),
             offload: Offload::InPlace,
         };
@@ -117,6 +129,7 @@ impl Life {
             app_ids: BTreeMap::new(),
             stop: CancellationToken::new(),
             finish: CancellationToken::new(),
+            looked_at: (Vec::new(), 0),
             place,
         }
     }
@@ -192,7 +205,9 @@ impl Life {
             self.assemble().map_err(Err)?;
         } else if name == "checkpointer" {
             return Err(Ok(()));
-        } else if self.tasks.iter().filter(|t| t.name.starts_with("source")).all(Task::has_ended) {
+        } else if name.starts_with("source")
+            && self.tasks.iter().filter(|t| t.name.starts_with("source")).all(Task::has_ended)
+        {
             self.finish.cancel();
         }
         Ok(true)
@@ -211,9 +226,14 @@ impl Life {
             self.app_ids.insert(entry.key.to_string(), entry.app_id.clone());
         }
         self.tasks.push(Task::new("checkpointer", parts.checkpointer.run()));
+        self.tasks.push(Task::new("cleaner", parts.cleaner.run().map(Ok)));
         for begin in parts.sources {
             self.told.push(begin.applied.clone());
-            let source = Box::new(Topics { world: world.clone(), name: begin.name.as_str().into() });
+            let (world, name) = (world.clone(), begin.name.as_str().into());
+            let source: Box<dyn Source> = match self.place.journal.clone().filter(|_| begin.name == "j") {
+                Some(dir) => Box::new(Journaled { world, name, dir, chain: parts.claim.chain.clone() }),
+                None => Box::new(Topics { world, name }),
+            };
             let context = SourceContext {
                 intake: parts.intake.clone(),
                 start: begin.start,
@@ -221,7 +241,7 @@ impl Life {
                 applied: begin.applied,
                 stop: self.stop.child_token(),
                 status: begin.status,
-                clock: world.clock(),
+                clock: self.place.world.clock(),
             };
             self.tasks.push(Task::new(format!("source-{}", begin.name), source.run(context)));
         }
@@ -245,7 +265,12 @@ impl Life {
         }
         // A process that has been fenced shows what it had; only the newest claim speaks for the pipeline.
         let newest = world.records.lock().expect("no holder panics").values().next_back().map(|r| r.incarnation);
-        if self.is_running() && newest == Some(self.incarnation) {
+        let now = (self.shown(), world.logs.lock().expect("no holder panics").commits);
+        let same = self.looked_at.1 == now.1
+            && self.looked_at.0.len() == now.0.len()
+            && self.looked_at.0.iter().zip(&now.0).all(|(a, b)| Arc::ptr_eq(a, b));
+        if self.is_running() && newest == Some(self.incarnation) && !same {
+            self.looked_at = now;
             check::visible(world, &self.shown(), &|table| self.app_ids[table].clone());
         }
     }
@@ -255,8 +280,13 @@ impl Life {
         match error {
             Error::Unavailable(_) | Error::Fenced(_) => true,
             // What a start sees of a listing that is not whole.
-            Error::Refused { .. } => self.place.world.stale_lists.load(Ordering::Relaxed) > self.stale_lists,
-            Error::Config(_) | Error::Failed(_) => false,
+            Error::Refused { .. } => {
+                self.place.world.stale_lists.load(Ordering::Relaxed) > self.stale_lists
+                    || self.place.store.remove_strays()
+            }
+            // A slot that could not write its files says so in these words, wherever it is heard.
+            Error::Failed(what) => what.contains("no answer"),
+            Error::Config(_) => false,
         }
     }
 }

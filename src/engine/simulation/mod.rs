@@ -5,6 +5,7 @@
 //! upsert thread's loop, intake and budget. Models: the checkpoint location, the lake's log, the key-value store, the
 //! sources and their brokers, time.
 
+mod broker; // a source that cannot be read again, behind the real journal
 mod check; // what must hold after every step
 mod dice; // the one source of chance
 mod expect; // what every message should become

@@ -1,6 +1,7 @@
 //! One seed: chance drives processes, crashes, faults and messages for a while; then the faults end, one process goes on
 //! until everything is read, stops cleanly, and everything is counted.
 
+use crate::engine::simulation::broker;
 use crate::engine::simulation::check;
 use crate::engine::simulation::expect::{SQL, SQL_KV};
 use crate::engine::simulation::kv::ModelKv;
@@ -11,6 +12,7 @@ use crate::engine::simulation::world::World;
 use crate::sql::compile;
 use crate::sql::plan::{Plan, SqlFile};
 use crate::types::catalog::{Catalog, SinkKind, SourceFacts};
+use crate::types::position::PartitionId;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
@@ -55,6 +57,13 @@ fn plan(text: &str) -> Arc<Plan> {
     Arc::new(compiled.unwrap_or_else(|faults| panic!("{faults:?}")))
 }
 
+/// In memory where there is such a place: a journal syncs often, and here it is about the order of things.
+fn directory() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.expect("a temporary directory")
+}
+
 pub fn run(seed: u64) -> Result<Story, Failure> {
     let world = World::new(seed);
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| Run::new(world.clone()).run()));
@@ -68,6 +77,8 @@ pub fn run(seed: u64) -> Result<Story, Failure> {
 struct Run {
     world: Arc<World>,
     place: Place,
+    /// The journal's, for as long as the run.
+    _files: Option<tempfile::TempDir>,
     lives: Vec<Life>,
     /// Whether two processes may run at once.
     rivals: bool,
@@ -85,9 +96,12 @@ impl Run {
         let kv = (!rivals).then(|| ModelKv::new(world.clone()));
         let plan = if rivals { PLAN.clone() } else { PLAN_KV.clone() };
         let partitions_max = 1 + dice.below(4);
-        let place = Place { world: world.clone(), store, plan, kv };
+        // Nor can two have one journal.
+        let files = (!rivals && dice.permille(500)).then(directory);
+        let journal = files.as_ref().map(|dir| dir.path().join("journal"));
+        let place = Place { world: world.clone(), store, plan, kv, journal };
         let story = Story { hash: 0, turns: 0, lives: 0, crashes: 0, records: 0 };
-        Run { world, place, lives: Vec::new(), rivals, partitions_max, story }
+        Run { world, place, _files: files, lives: Vec::new(), rivals, partitions_max, story }
     }
 
     fn run(mut self) -> Story {
@@ -106,6 +120,7 @@ impl Run {
     fn chance(&mut self) {
         let dice = self.world.dice.clone();
         match dice.below(1000) {
+            0..20 if self.place.journal.is_some() => self.world.send(),
             0..40 => self.world.publish("a", self.partitions_max),
             40..60 => self.world.something_late(),
             60..65 => foreign_commit(&self.world),
@@ -130,6 +145,7 @@ impl Run {
             slots: dice.between(1, 3) as u32,
             interval_ms: *dice.pick(&[1, 5, 20, 100]),
             in_flight_bytes: *dice.pick(&[16 << 10, 64 << 10, 1 << 20]),
+            retain: *dice.pick(&[2, 5, 1000]),
         };
         self.lives.push(Life::begin(self.place.clone(), traits));
     }
@@ -144,6 +160,9 @@ impl Run {
         drop(life);
         if let Some(kv) = self.place.kv.as_ref().filter(|_| self.world.dice.permille(500)) {
             kv.power_cut();
+        }
+        if let Some(dir) = self.place.journal.as_ref().filter(|_| self.world.dice.permille(200)) {
+            broker::tear(&self.world, dir);
         }
     }
 
@@ -177,6 +196,9 @@ impl Run {
             self.crash();
         }
         self.world.publish("a", self.partitions_max);
+        if self.place.journal.is_some() {
+            self.world.send();
+        }
         let mut stopping = false;
         for _ in 0..CALM_TURNS_MAX {
             if self.world.dice.permille(20) {
@@ -212,6 +234,11 @@ impl Run {
     fn is_all_read(&self) -> bool {
         let Some(life) = self.lives.last() else { return false };
         let positions = check::positions(&life.shown());
+        let broker = self.world.broker.lock().expect("no holder panics");
+        let journal = PartitionId::new("j", broker::PARTITION);
+        if !broker.is_idle() || broker.journal_end > positions.get(&journal).map_or(0, |at| at.0) {
+            return false;
+        }
         let topics = self.world.topics.lock().expect("no holder panics");
         topics.iter().all(|(id, topic)| positions.get(id).is_some_and(|at| at.0 == topic.end))
     }

@@ -1,6 +1,7 @@
 //! What outlives a process: records, tables, topics, time, what is still under way, and what ought to become of it all.
 
 use crate::checkpoint::record::Record;
+use crate::engine::simulation::broker::Broker;
 use crate::engine::simulation::dice::Dice;
 use crate::engine::simulation::expect::{Expected, Sent, message};
 use crate::engine::simulation::lake::Logs;
@@ -11,7 +12,7 @@ use crate::env::uuids::Uuids;
 use crate::types::epoch::Epoch;
 use crate::types::error::Error;
 use crate::types::position::PartitionId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,6 +37,9 @@ pub struct World {
     pub logs: Mutex<Logs>,
     /// First and next position of every partition that can be read again.
     pub topics: Mutex<BTreeMap<PartitionId, Topic>>,
+    pub broker: Mutex<Broker>,
+    /// Records of a process that stood still, under names that were cleaned up: written, and part of nothing.
+    pub strays: Mutex<BTreeSet<Epoch>>,
     late: Mutex<Vec<Late>>,
     next_id: Mutex<i64>,
 }
@@ -84,6 +88,8 @@ impl World {
             records: Mutex::default(),
             logs: Mutex::default(),
             topics: Mutex::default(),
+            broker: Mutex::default(),
+            strays: Mutex::default(),
             late: Mutex::default(),
             next_id: Mutex::new(1),
         })
@@ -165,6 +171,14 @@ impl World {
             topic.end += self.dice.between(1, 3);
         }
         self.say(format_args!("published {partition} to {}", topic.end));
+    }
+
+    /// A message to the broker.
+    pub fn send(&self) {
+        for _ in 0..self.dice.between(1, 4) {
+            self.broker.lock().expect("no holder panics").publish(self);
+        }
+        self.say(format_args!("sent to the broker"));
     }
 
     pub fn new_message(&self) -> Sent {
