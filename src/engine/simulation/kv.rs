@@ -132,6 +132,13 @@ impl KvStore for ModelKv {
         Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
+    fn walk(&self, table: &str, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let contents = self.contents.lock().expect("no holder panics");
+        let rows = contents.now.get(table).into_iter().flat_map(|t| t.rows.iter());
+        let found = rows.filter(|(key, _)| after.is_none_or(|after| key.as_slice() > after)).take(limit);
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
     fn count(&self, table: &str) -> Result<u64> {
         Ok(self.contents.lock().expect("no holder panics").now.get(table).map_or(0, |t| t.rows.len() as u64))
     }

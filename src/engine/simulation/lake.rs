@@ -87,7 +87,7 @@ impl LakeTable for ModelTable {
         None
     }
 
-    fn writer(&self) -> Result<Box<dyn EpochFiles>> {
+    fn writer(&self, _: u64) -> Result<Box<dyn EpochFiles>> {
         Ok(Box::new(ModelFiles { world: self.world.clone(), table: self.key.clone(), rows: Vec::new() }))
     }
 
@@ -218,6 +218,15 @@ impl EpochFiles for ModelFiles {
         self.world.logs.lock().expect("no holder panics").files.insert(path.clone(), self.rows);
         self.world.pause().await;
         Ok(Prepared { adds: vec![json!({ "path": path, "rows": rows })], rows, bytes: rows * 100 })
+    }
+
+    async fn abort(self: Box<Self>) {
+        self.world.pause().await;
+        self.world.say(format_args!("a file of {} is given up", self.table));
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.rows.len() as u64 * 100
     }
 }
 

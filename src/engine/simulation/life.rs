@@ -5,7 +5,6 @@ use crate::engine::build::{Ground, Parts, build};
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::Authorship;
 use crate::engine::dead_letter;
-use crate::engine::deliver;
 use crate::engine::published::{Board, Published};
 use crate::engine::simulation::broker::Journaled;
 use crate::engine::simulation::check;
@@ -104,6 +103,8 @@ impl Life {
             journals: bound.map(|chain| ("j".to_string(), chain)).collect(),
             author: Authorship { owner: traits.name.clone(), slots: traits.slots, uuids: world.uuids.clone() },
             in_flight_bytes: traits.in_flight_bytes,
+            state_bytes: 1 << 30,
+            ends_when_full: false,
             interval: Duration::from_millis(traits.interval_ms),
             retain: traits.retain,
             clock: world.clock(),
@@ -220,7 +221,7 @@ impl Life {
         self.incarnation = parts.claim.incarnation;
         self.finish = parts.finish;
         for (slot, deliveries) in parts.deliveries.into_iter().enumerate() {
-            self.tasks.push(Task::new(format!("deliver-{slot}"), deliver::run(parts.tables.clone(), deliveries)));
+            self.tasks.push(Task::new(format!("deliver-{slot}"), parts.deliver.clone().run(deliveries)));
         }
         for entry in &parts.checkpointer.tables {
             self.app_ids.insert(entry.key.to_string(), entry.app_id.clone());

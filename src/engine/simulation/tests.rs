@@ -5,7 +5,7 @@ use crate::engine::simulation::run::run;
 use std::time::Instant;
 
 /// About twenty seconds unoptimised on one core. More: PIPE_SIM_SEEDS; one of them again: PIPE_SIM_SEED.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not \"{text}\"")))
