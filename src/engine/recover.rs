@@ -228,10 +228,13 @@ pub async fn restore_views(chain: &Chain, plan: &Plan, claim: &Record, slots: us
                 continue;
             };
             let mut shares: Vec<u32> = record.segments.iter().map(|s| s.slot).collect();
+            shares.sort_unstable();
             shares.dedup();
             shares.retain(|share| *share as usize % slots == slot);
-            for (n, share) in shares.iter().enumerate() {
-                let mut own = if n == 0 { None } else { Some(ViewState::new(view.clone()).await?) };
+            for share in &shares {
+                // The slot's own share, which comes first, is in segments that the next record goes on listing. What was
+                // another slot's is combined, even if it is all there is: only so is it part of the next cut.
+                let mut own = if *share as usize == slot { None } else { Some(ViewState::new(view.clone()).await?) };
                 for segment in record.segments.iter().filter(|s| s.slot == *share) {
                     #[cfg(test)]
                     if planted(Bug::TailNotRestored) && Some(segment) != record.segments.first() {
