@@ -6,7 +6,7 @@
 use crate::checkpoint::record::Record;
 use crate::codec::json::JsonOptions;
 use crate::engine::chain::Chain;
-use crate::engine::checkpointer::{Authorship, CheckpointStatus, Checkpointer};
+use crate::engine::checkpointer::{Authorship, CheckpointStatus, Checkpointer, TableEntry};
 use crate::engine::cleanup::{Cleaner, Cleanup};
 use crate::engine::deliver::{Deliver, Delivery};
 use crate::engine::ingest::Ingest;
@@ -20,11 +20,11 @@ use crate::engine::worker::{PartitionStart, Worker, WorkerParts};
 use crate::env::budget::Budget;
 use crate::env::clock::Clock;
 use crate::env::offload::Offload;
-use crate::sinks::delta::table::TableSpec;
+use crate::sinks::delta::table::{TableSpec, row_check};
 use crate::sinks::kv::KvSink;
 use crate::sources::{Applied, Intake, SourceStatus, Start};
 use crate::sql::exec::Stateless;
-use crate::sql::plan::Plan;
+use crate::sql::plan::{InsertFrom, Plan};
 use crate::types::epoch::ChainId;
 use crate::types::error::Result;
 use crate::types::limit::{IN_FLIGHT_MESSAGES_PERCENT, IN_FLIGHT_ROWS_PERCENT, SLOT_QUEUE_ENTRIES_MAX};
@@ -158,11 +158,13 @@ pub async fn build(ground: Ground) -> Result<Parts> {
         let (inlet, inbox) = mpsc::channel(SLOT_QUEUE_ENTRIES_MAX);
         let (order, order_box) = mpsc::unbounded_channel();
         let (deliver, delivery_box) = mpsc::channel(DELIVERY_QUEUE_MAX);
+        let mut stateless = Stateless::new(plan.clone()).await?;
+        check_rows(&mut stateless, &plan, &tables);
         workers.push(Worker::new(WorkerParts {
             slot: slot as u32,
             plan: plan.clone(),
             ingest: Ingest::new(plan.clone(), &ground.decoding),
-            stateless: Stateless::new(plan.clone()).await?,
+            stateless,
             views,
             partitions: slot_partitions(&claim, slot, slot_count),
             inbox,
@@ -229,6 +231,18 @@ pub async fn build(ground: Ground) -> Result<Parts> {
         budget,
         pressure,
     })
+}
+
+/// Rows that their table could not hold are found before state or a sink sees them, so that they cost their message.
+fn check_rows(stateless: &mut Stateless, plan: &Plan, tables: &[TableEntry]) {
+    for insert in &plan.inserts {
+        let InsertFrom::Node(node) = insert.from else { continue };
+        let entry = tables.iter().find(|t| *t.sink == *insert.sink && *t.name == *insert.table);
+        let check = entry.and_then(|t| row_check(&insert.schema, &t.table.spec().partition_by));
+        if let Some(check) = check {
+            stateless.check_rows(node, check);
+        }
+    }
 }
 
 /// Where every source starts, from the claim: a partition the record knows stands at its position.

@@ -23,6 +23,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -30,6 +31,9 @@ use std::task::{Context, Poll, Waker};
 /// Polls of a stream that yield nothing before it is given up. Our plans wait for nothing outside; a poll that is
 /// pending can only be a courtesy to a scheduler that is not there.
 const IDLE_POLLS_MAX: u32 = 1_000;
+
+/// What a sink could not take of an INSERT's rows, in words. It costs the guilty message, like an error of the SQL.
+pub type RowCheck = Arc<dyn Fn(&RecordBatch) -> Result<(), String> + Send + Sync>;
 
 /// One slot's physical plans. Synchronous to run; needs no async runtime.
 pub struct Stateless {
@@ -39,6 +43,8 @@ pub struct Stateless {
     tables: Vec<Arc<Refill>>,
     nodes: Vec<Arc<Refill>>,
     physical: Vec<Arc<dyn ExecutionPlan>>,
+    /// By node, where the sink wants one.
+    checks: BTreeMap<usize, RowCheck>,
     context: Arc<TaskContext>,
     executions: u32,
 }
@@ -79,7 +85,12 @@ impl Stateless {
             physical.push(physical_plan(&logical, &session).await?);
         }
         let context = session.task_ctx();
-        Ok(Stateless { plan, clock, tables, nodes, physical, context, executions: 0 })
+        Ok(Stateless { plan, clock, tables, nodes, physical, checks: BTreeMap::new(), context, executions: 0 })
+    }
+
+    /// From now on the rows of this node, an INSERT's, pass `check` before state or a sink sees the batch.
+    pub fn check_rows(&mut self, node: usize, check: RowCheck) {
+        self.checks.insert(node, check);
     }
 
     /// One batch: per table (index as in `Plan::tables`) its rows in `Table::leaf_schema`, `__msg` ascending; `None` or
@@ -110,6 +121,10 @@ impl Stateless {
             }
             let rows =
                 execute(&self.physical[index], &self.context, &node.schema).map_err(|e| fail(index, node, &e))?;
+            if let Some(check) = self.checks.get(&index) {
+                let refused = |message| NodeError { node: index, statement: node.statement.clone(), message };
+                rows.iter().try_for_each(|rows| check(rows)).map_err(refused)?;
+            }
             match node.role {
                 NodeRole::Shared => self.nodes[index].set(rows),
                 NodeRole::ViewInput(_) | NodeRole::Insert(_) => outputs.nodes[index] = rows,

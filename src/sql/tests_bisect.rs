@@ -6,6 +6,9 @@ use crate::sql::testing::{NOW_US, T, compile_text, leaf, stateless};
 use crate::types::reject::{Reject, RejectReason};
 use arrow::array::AsArray;
 use arrow::datatypes::UInt32Type;
+use arrow::record_batch::RecordBatch;
+use arrow::util::display::array_value_to_string;
+use std::sync::Arc;
 
 /// Compiles, bisects rows of t; the plan, the rows by node and the rejects.
 fn bisect(text: &str, lines: &[String]) -> (Plan, NodeOutputs, Vec<Reject>) {
@@ -47,6 +50,30 @@ fn three_of_a_thousand_are_found_and_the_others_go_on() {
     let expected: Vec<u32> = (0..1000).filter(|i| ![17, 500, 999].contains(i)).collect();
     assert_eq!(messages(&outputs, 0), expected);
     assert_eq!(outputs.nodes[0].len(), 1, "the pieces are one batch again");
+}
+
+#[test]
+fn rows_that_a_sink_cannot_take_cost_their_messages_alone() {
+    let plan = compile_text(&format!("{T}INSERT INTO lake.a SELECT id FROM t;")).unwrap_or_else(|e| panic!("{e}"));
+    let lines: Vec<String> = (0..100).map(|i| format!(r#"{{"id":"{i}","n":1}}"#)).collect();
+    let mut slot = stateless(&plan);
+    slot.check_rows(
+        0,
+        Arc::new(|rows: &RecordBatch| {
+            let ids = rows.column_by_name("id").expect("the statement's column");
+            let odd = |row| ["13", "77"].contains(&array_value_to_string(ids, row).expect("text").as_str());
+            match (0..rows.num_rows()).any(odd) {
+                true => Err(String::from("column \"id\" holds a value the table cannot")),
+                false => Ok(()),
+            }
+        }),
+    );
+    let (outputs, rejects) = slot.bisect(&[Some(leaf(&plan.tables[0], &lines.join("\n")))], NOW_US);
+    assert_eq!(
+        reasons(&rejects),
+        [13, 77].map(|i| format!("{i} sql:insert lake.a: column \"id\" holds a value the table cannot"))
+    );
+    assert_eq!(messages(&outputs, 0).len(), 98);
 }
 
 #[test]

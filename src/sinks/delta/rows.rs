@@ -1,10 +1,10 @@
 //! Rows of a statement as rows of the table: same columns, stored types. Strict: a value is never bent to fit.
 
-use super::schema::LIST_ELEMENT;
+use super::schema::{LIST_ELEMENT, lake_schema};
 use crate::types::error::{Error, Result};
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Date32Type, Field, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use std::sync::Arc;
@@ -90,6 +90,72 @@ fn conform_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError
     }
 }
 
+/// Says of a batch whether a table of this schema and partitioning could hold all its values. `None`: it always could,
+/// because no column's type has values that the stored type has not.
+pub fn row_check(schema: &SchemaRef, partition_by: &[String]) -> Option<RowCheck> {
+    // What cannot be stored at all is refused when the table is opened.
+    let stored = lake_schema(schema).ok()?;
+    let checked = schema.fields().iter().zip(stored.fields()).filter_map(|(ours, stored)| {
+        let partition = partition_by.contains(ours.name());
+        let time = matches!(stored.data_type(), DataType::Date32 | DataType::Timestamp(_, _));
+        (may_fail(ours.data_type()) || (partition && time)).then(|| (stored.clone(), partition))
+    });
+    let checked: Vec<(Arc<Field>, bool)> = checked.collect();
+    if checked.is_empty() {
+        return None;
+    }
+    Some(Arc::new(move |rows: &RecordBatch| {
+        for (field, partition) in &checked {
+            let Some(column) = rows.column_by_name(field.name()) else { continue };
+            let stored = conform_array(column, field.data_type())
+                .map_err(|e| format!("column \"{}\" holds a value the table cannot: {e}", field.name()))?;
+            if *partition {
+                has_a_name(field.name(), &stored)?;
+            }
+        }
+        Ok(())
+    }))
+}
+
+type RowCheck = Arc<dyn Fn(&RecordBatch) -> Result<(), String> + Send + Sync>;
+
+/// Has the type values that `lake_schema`'s type for it has not?
+fn may_fail(t: &DataType) -> bool {
+    use DataType::*;
+    match t {
+        UInt64 | Date64 | Decimal256(_, _) | Timestamp(TimeUnit::Second | TimeUnit::Millisecond, _) => true,
+        List(e) | LargeList(e) | ListView(e) | LargeListView(e) | FixedSizeList(e, _) | Map(e, _) => {
+            may_fail(e.data_type())
+        }
+        Struct(fields) => fields.iter().any(|f| may_fail(f.data_type())),
+        Dictionary(_, value) => may_fail(value),
+        RunEndEncoded(_, value) => may_fail(value.data_type()),
+        _ => false,
+    }
+}
+
+/// delta-rs panics when it writes down a partition value beyond its calendar.
+pub(super) fn has_a_name(column: &str, values: &ArrayRef) -> Result<(), String> {
+    // The years -9999 to 9999, which every reader knows.
+    const DAYS: std::ops::RangeInclusive<i64> = -4_371_952..=2_932_896;
+    const US_PER_DAY: i64 = 86_400_000_000;
+    let bounds = match values.data_type() {
+        DataType::Date32 => {
+            let days = values.as_primitive::<Date32Type>();
+            [arrow::compute::min(days), arrow::compute::max(days)].map(|day| day.map(i64::from))
+        }
+        DataType::Timestamp(_, _) => {
+            let us = values.as_primitive::<TimestampMicrosecondType>();
+            [arrow::compute::min(us), arrow::compute::max(us)].map(|us| us.map(|us| us.div_euclid(US_PER_DAY)))
+        }
+        _ => return Ok(()),
+    };
+    match bounds.into_iter().flatten().all(|day| DAYS.contains(&day)) {
+        true => Ok(()),
+        false => Err(format!("partition column \"{column}\" holds a time before the year -9999 or after 9999")),
+    }
+}
+
 /// Rows of one of the table's files under the table's columns of today: what the file does not have is NULL, narrower
 /// whole numbers and other layouts of the same values are brought over, anything else is an error.
 pub(super) fn align(rows: &RecordBatch, table: &SchemaRef, partition_by: &[String]) -> Result<RecordBatch, String> {
@@ -157,7 +223,6 @@ fn align_array(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::schema::lake_schema;
     use super::*;
     use arrow::array::{Int32Array, MapBuilder, StringArray, StringBuilder, TimestampNanosecondArray, UInt64Array};
     use arrow::util::pretty::pretty_format_batches;

@@ -3,6 +3,7 @@
 use super::commit;
 use super::files::path_of_add;
 use super::log::{Head, Log, Metadata};
+pub use super::rows::row_check;
 use super::schema::{arrow_schema, merge, schema_json};
 use super::snapshot::{PinnedTable, Reader};
 pub use super::writer::{EpochWriter, Prepared};

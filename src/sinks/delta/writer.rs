@@ -1,11 +1,11 @@
 //! One epoch's files of one slot: Parquet through delta-rs' `DeltaWriter`, invisible until a record lists their Adds.
 
 use super::config::FloatEncoding;
-use super::rows::conform;
+use super::rows::{conform, has_a_name};
 use crate::env::store::Location;
 use crate::types::error::{Error, Result};
-use arrow::array::{Array, ArrayRef, AsArray, StringArray};
-use arrow::datatypes::{DataType, Date32Type, Field, SchemaRef, TimestampMicrosecondType};
+use arrow::array::{Array, ArrayRef, StringArray};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
 use deltalake::DeltaTableError;
@@ -280,7 +280,10 @@ impl Partitions {
         let Some(converter) = &self.rows else { return Ok(Admission::Fits) };
         let columns: Vec<ArrayRef> = self.columns.iter().map(|i| batch.column(*i).clone()).collect();
         for (i, column) in self.columns.iter().zip(&columns) {
-            has_a_name(batch.schema_ref().field(*i).name(), column)?;
+            // The rows' messages were set aside before (`row_check`): this is the last door.
+            has_a_name(batch.schema_ref().field(*i).name(), column).map_err(|what| {
+                Error::refused(what, "Leave such rows out in the statement: WHERE the column is in a sensible range.")
+            })?;
         }
         let rows = converter.convert_columns(&columns)?;
         let mut here: HashSet<Box<[u8]>> = HashSet::new();
@@ -318,31 +321,6 @@ fn without_empty_partitions(batch: RecordBatch, partition_by: &[String]) -> Resu
         }
     }
     Ok(RecordBatch::try_new(schema, columns)?)
-}
-
-/// delta-rs panics when it writes down a partition value beyond its calendar.
-fn has_a_name(column: &str, values: &ArrayRef) -> Result<()> {
-    // The years -9999 to 9999, which every reader knows.
-    const DAYS: std::ops::RangeInclusive<i64> = -4_371_952..=2_932_896;
-    const US_PER_DAY: i64 = 86_400_000_000;
-    let bounds = match values.data_type() {
-        DataType::Date32 => {
-            let days = values.as_primitive::<Date32Type>();
-            [arrow::compute::min(days), arrow::compute::max(days)].map(|day| day.map(i64::from))
-        }
-        DataType::Timestamp(_, _) => {
-            let us = values.as_primitive::<TimestampMicrosecondType>();
-            [arrow::compute::min(us), arrow::compute::max(us)].map(|us| us.map(|us| us.div_euclid(US_PER_DAY)))
-        }
-        _ => return Ok(()),
-    };
-    if bounds.into_iter().flatten().all(|day| DAYS.contains(&day)) {
-        return Ok(());
-    }
-    Err(Error::refused(
-        format!("partition column \"{column}\" holds a time before the year -9999 or after 9999"),
-        "Leave such rows out in the statement: WHERE the column is in a sensible range.",
-    ))
 }
 
 /// zstd(1), BYTE_STREAM_SPLIT for floats, DELTA_BINARY_PACKED for whole numbers and times, dictionaries for text alone:

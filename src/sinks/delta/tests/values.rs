@@ -3,7 +3,8 @@
 use super::*;
 use arrow::array::{
     BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, ListBuilder, MapBuilder,
-    StringBuilder, StringViewArray, StructArray, TimestampMicrosecondArray, TimestampNanosecondArray, UInt64Array,
+    StringBuilder, StringViewArray, StructArray, TimestampMicrosecondArray, TimestampNanosecondArray,
+    TimestampSecondArray, UInt64Array,
 };
 use arrow::datatypes::{Fields, TimeUnit};
 
@@ -93,6 +94,29 @@ async fn absurd_times_are_stored_but_not_as_partitions() {
         let text = refusal(table.writer().unwrap().write(&batch(columns())).await);
         assert!(text.contains(&format!("partition column \"{partition}\" holds a time")), "{text}");
     }
+}
+
+/// What the table could not hold is said before a sink sees it, of the guilty rows and of no others; where nothing can
+/// go wrong nothing is looked at.
+#[test]
+fn rows_that_would_lose_something_are_told_from_the_others() {
+    use crate::sinks::delta::table::row_check;
+    let columns = || {
+        vec![
+            ("big", Arc::new(UInt64Array::from(vec![1, u64::MAX, 2, 3])) as ArrayRef),
+            ("d", Arc::new(Date32Array::from(vec![0, 0, i32::MAX, 0])) as ArrayRef),
+            ("t", Arc::new(TimestampSecondArray::from(vec![0, 0, 0, i64::MAX / 1000])) as ArrayRef),
+        ]
+    };
+    let all = batch(columns());
+    let check = row_check(&all.schema(), &["d".into()]).unwrap();
+    let said: Vec<String> = (0..4).map(|i| check(&all.slice(i, 1)).err().unwrap_or_default()).collect();
+    assert_eq!(said[0], "");
+    assert!(said[1].starts_with("column \"big\" holds a value the table cannot"), "{said:?}");
+    assert_eq!(said[2], "partition column \"d\" holds a time before the year -9999 or after 9999");
+    assert!(said[3].starts_with("column \"t\" holds a value the table cannot"), "{said:?}");
+    let plain = batch(vec![columns().remove(1), ("s", Arc::new(StringArray::from(vec!["x"; 4])))]);
+    assert!(row_check(&plain.schema(), &[]).is_none());
 }
 
 /// Bounds in the log are cut: times to milliseconds, text to 64 bytes. What lies beyond the cut must still be found.
