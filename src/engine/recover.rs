@@ -101,7 +101,15 @@ impl Recovery<'_> {
             journals: self.journals.clone(),
         };
         let claim = match decide(&observed) {
-            Step::Refuse { what, hint } => return Err(Error::Refused { what, hint }),
+            Step::Refuse { what, hint } => {
+                // The tables are asked after the listing. Records written or cleaned up in between would make a chain that
+                // goes on look like one that has lost its end.
+                if self.chain.epochs().await? != observed.records {
+                    let what = "the chain went on while the start looked at it: another process is running";
+                    return Err(Error::Unavailable(what.into()));
+                }
+                return Err(Error::Refused { what, hint });
+            }
             Step::Fresh => {
                 tracing::info!(chain = %chain_id, "new chain: nothing was recorded before");
                 first_record(chain_id, self.pipeline, self.author.now(self.clock.now_us()))
