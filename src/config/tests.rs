@@ -13,8 +13,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A connector that stands for all of them.
+/// A connector that stands for all of them. Some of its settings are only read, not looked at.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[allow(dead_code)]
 #[serde(deny_unknown_fields)]
 struct Radio {
     topics: Vec<String>,

@@ -205,7 +205,7 @@ fn a_sound_world_is_found_sound() {
 #[test]
 fn records_that_do_not_follow() {
     let mut hole = sound();
-    hole.records.remove(2);
+    hole.records.retain(|(epoch, _)| epoch.0 != 3);
     check("a record is missing", hole, &["Difference chain records: record 3 is missing or cannot be read"]);
     let mut damaged = sound();
     damaged.records[3].1 = Err(Unreadable::Damaged { why: "EOF".to_string() });

@@ -4,7 +4,7 @@ use super::config::FloatEncoding;
 use super::rows::{conform, has_a_name};
 use crate::env::store::Location;
 use crate::types::error::{Error, Result};
-use arrow::array::{Array, ArrayRef, StringArray};
+use arrow::array::{ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
