@@ -80,6 +80,8 @@ struct Run {
     /// The journal's, for as long as the run.
     _files: Option<tempfile::TempDir>,
     lives: Vec<Life>,
+    /// The last one that ended: as it was asked to, and not with an error.
+    ended_well: bool,
     /// Whether two processes may run at once.
     rivals: bool,
     partitions_max: usize,
@@ -101,7 +103,7 @@ impl Run {
         let journal = files.as_ref().map(|dir| dir.path().join("journal"));
         let place = Place { world: world.clone(), store, plan, kv, journal };
         let story = Story { hash: 0, turns: 0, lives: 0, crashes: 0, records: 0 };
-        Run { world, place, _files: files, lives: Vec::new(), rivals, partitions_max, story }
+        Run { world, place, _files: files, lives: Vec::new(), ended_well: false, rivals, partitions_max, story }
     }
 
     fn run(mut self) -> Story {
@@ -177,6 +179,7 @@ impl Run {
                 Turn::Moved => return true,
                 Turn::Ended(ended) => {
                     let life = self.lives.remove(index);
+                    self.ended_well = ended.is_ok();
                     if let Err(error) = ended {
                         assert!(life.explains(&error), "{} ended for no reason outside: {error}", life.name);
                     }
@@ -205,8 +208,12 @@ impl Run {
                 self.world.something_late();
             }
             match self.lives.last() {
-                None if stopping => break,
-                None => self.begin(),
+                None if stopping && self.ended_well => break,
+                // One that a rival had fenced before it died ends badly, and another one goes on.
+                None => {
+                    stopping = false;
+                    self.begin();
+                }
                 Some(life) if !stopping && life.is_running() && self.is_all_read() => {
                     check::state(&self.world, &self.place.plan, &life.shown());
                     life.stop();
