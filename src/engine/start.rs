@@ -28,7 +28,7 @@ use crate::sinks::kv::config::KvConfig;
 use crate::sources::{OpenContext, SourceContext};
 use crate::sql::plan::{InsertFrom, Plan};
 use crate::types::epoch::ChainId;
-use crate::types::error::{Error, Result};
+use crate::types::error::{Error, Result, panic_text};
 use crate::types::limit::{IN_FLIGHT_CLIENTS_PERCENT, SHARE_IN_FLIGHT_PERCENT, SHARE_STATE_PERCENT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -60,7 +60,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let in_flight_bytes = config.limits.memory.0 * SHARE_IN_FLIGHT_PERCENT / 100;
     let wanted = wanted_tables(&plan, &dead_letter_sink, &delta);
     let lake = Arc::new(DeltaLake::new(delta));
-    let slots = slot_count(&config.pipeline.slots, &plan) as u32;
+    let slots = slot_count(&config.pipeline.slots) as u32;
     let parts = build(Ground {
         pipeline: config.pipeline.name.clone(),
         plan: plan.clone(),
@@ -158,7 +158,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     Ok(Running { live, stop, supervisor })
 }
 
-fn slot_count(slots: &Slots, _plan: &Plan) -> usize {
+fn slot_count(slots: &Slots) -> usize {
     match slots {
         Slots::Count(n) => *n as usize,
         // One core is left to encoding, I/O and queries.
@@ -225,11 +225,7 @@ impl Crew {
             let error = match std::panic::catch_unwind(AssertUnwindSafe(work)) {
                 Ok(Ok(())) => return,
                 Ok(Err(e)) => e,
-                Err(panic) => {
-                    let text = panic.downcast_ref::<String>().cloned();
-                    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
-                    Error::Failed(format!("thread \"{name}\" panicked: {}", text.unwrap_or_default()))
-                }
+                Err(panic) => Error::Failed(format!("thread \"{name}\" panicked: {}", panic_text(&*panic))),
             };
             // The supervisor is gone only when the pipeline has already ended with an earlier error.
             failures.send(error).unwrap_or_else(|e| tracing::debug!("after the end: {}", e.0));

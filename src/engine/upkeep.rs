@@ -5,6 +5,7 @@
 use crate::sinks::delta::config::DeltaTableConfig;
 use crate::sinks::delta::table::Table;
 use crate::sinks::delta::upkeep::{Upkeep, turn};
+use crate::types::error::panic_text;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -25,9 +26,10 @@ pub fn start(tables: Vec<(Arc<Table>, DeltaTableConfig)>, stop: CancellationToke
             let all = futures::future::join_all(all.map(|upkeep| upkeep.run(stop.clone())).collect::<Vec<_>>());
             // Encoding happens on this thread, reading and writing on the runtime's.
             let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| io.block_on(all))) else { return };
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default();
-            tracing::error!(panic = text, "the upkeep of the lake's tables failed; it begins anew in a minute");
+            tracing::error!(
+                panic = panic_text(&*panic),
+                "the upkeep of the lake's tables failed; it begins anew in a minute"
+            );
             metrics::counter!("pipe_table_upkeep_panics_total").increment(1);
             io.block_on(async {
                 tokio::select! {

@@ -1,6 +1,7 @@
 //! One message as the journal keeps it: what cannot be asked for again from the broker.
 
-use crate::types::message::Headers;
+use crate::types::message::{Headers, Message};
+use crate::types::position::Position;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,6 +29,19 @@ impl Entry {
     /// In memory, roughly; for bounds.
     pub fn bytes(&self) -> usize {
         96 + self.topic.len() + self.payload.len() + self.headers.as_ref().map_or(0, |h| h.len() * 64)
+    }
+
+    /// As slots take it. The journal's position is the message's.
+    pub fn into_message(self, position: Position) -> Message {
+        Message {
+            position,
+            topic: Some(self.topic),
+            key: None,
+            payload: Some(self.payload),
+            headers: self.headers,
+            timestamp_us: None,
+            received_at_us: self.received_at_us,
+        }
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {

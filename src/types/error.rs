@@ -1,6 +1,7 @@
 //! Whose move it is when something failed. One error type at every floor edge.
 
 use crate::types::fault::Fault;
+use std::any::Any;
 use std::fmt;
 
 #[derive(Debug)]
@@ -43,6 +44,12 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Error::Config(_)) { 2 } else { 1 }
     }
+}
+
+/// What a caught panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
 }
 
 impl fmt::Display for Error {

@@ -210,15 +210,7 @@ impl Journaled {
         let entries = reader.read(1 << 16, 1 + self.world.dice.below(6))?;
         let to = reader.position();
         let from = Position(to.0 - entries.len() as u64);
-        let items = entries.into_iter().zip(from.0..).map(|(entry, at)| Message {
-            position: Position(at),
-            topic: Some(entry.topic),
-            key: None,
-            payload: Some(entry.payload),
-            headers: entry.headers,
-            timestamp_us: None,
-            received_at_us: entry.received_at_us,
-        });
+        let items = entries.into_iter().zip(from.0..).map(|(entry, at)| entry.into_message(Position(at)));
         let items: Vec<Message> = items.collect();
         Ok((!items.is_empty()).then(|| Messages {
             partition: Arc::new(partition.clone()),

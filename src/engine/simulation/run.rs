@@ -12,6 +12,7 @@ use crate::engine::simulation::world::World;
 use crate::sql::compile;
 use crate::sql::plan::{Plan, SqlFile};
 use crate::types::catalog::{Catalog, SinkKind, SourceFacts};
+use crate::types::error::panic_text;
 use crate::types::position::PartitionId;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
@@ -68,9 +69,7 @@ pub fn run(seed: u64) -> Result<Story, Failure> {
     let world = World::new(seed);
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| Run::new(world.clone()).run()));
     ran.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
-        Failure { seed, why: text.unwrap_or_default(), last: world.trace.last() }
+        Failure { seed, why: panic_text(&*panic), last: world.trace.last() }
     })
 }
 

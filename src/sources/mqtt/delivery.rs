@@ -8,7 +8,7 @@ use crate::sources::mqtt::upkeep::HandedOver;
 use crate::sources::mqtt::{PARTITION, blocking};
 use crate::types::error::Result;
 use crate::types::limit::{HANDOVER_BYTES_MAX, HANDOVER_MESSAGES_MAX};
-use crate::types::message::{Message, Messages};
+use crate::types::message::Messages;
 use crate::types::position::{PartitionId, Position, Span};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -50,7 +50,7 @@ impl Delivery {
                 partition: partition.clone(),
                 partition_label: label.clone(),
                 span: Span::new(from, to),
-                items: entries.into_iter().zip(first..).map(|(entry, at)| message(entry, at)).collect(),
+                items: entries.into_iter().zip(first..).map(|(entry, at)| entry.into_message(Position(at))).collect(),
                 identity: None,
             };
             from = to;
@@ -71,16 +71,4 @@ async fn read(mut reader: Reader) -> Result<(Reader, Vec<Entry>)> {
         Ok((reader, entries))
     })
     .await
-}
-
-fn message(entry: Entry, position: u64) -> Message {
-    Message {
-        position: Position(position),
-        topic: Some(entry.topic),
-        key: None,
-        payload: Some(entry.payload),
-        headers: entry.headers,
-        timestamp_us: None,
-        received_at_us: entry.received_at_us,
-    }
 }
