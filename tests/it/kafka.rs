@@ -130,6 +130,8 @@ fn holds(dir: &Path, words: &[&str]) -> bool {
     let Ok(entries) = std::fs::read_dir(dir) else { return false };
     entries.filter_map(|e| e.ok()).map(|e| e.path()).any(|path| match path.is_dir() {
         true => holds(&path, words),
+        // Only what has its name counts: a record that is still being written may never be one.
+        false if path.extension().is_none_or(|e| e != "json") => false,
         false => std::fs::read_to_string(&path).is_ok_and(|text| words.iter().all(|w| text.contains(w))),
     })
 }
