@@ -84,10 +84,15 @@ impl Lines {
             Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
                 return Err(Error::refused(
                     format!("the compressed data ends in the middle, after byte {} of its content", self.position),
-                    "Was the file written completely? Without --once we wait for the rest.",
+                    "Was it written completely? Put the whole of it under a new name. A file on disk that is still being \
+                     written is waited for without --once.",
                 ));
             }
-            Err(e) => return Err(Error::Failed(format!("cannot read after byte {}: {e}", self.position))),
+            Err(e) => {
+                // A place that knows whose move it is says so inside.
+                let e = e.downcast::<Error>().unwrap_or_else(|e| Error::Failed(e.to_string()));
+                return Err(e.context(format_args!("cannot read after byte {}", self.position)));
+            }
         }
         Ok(())
     }

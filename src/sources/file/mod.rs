@@ -1,33 +1,33 @@
-//! Files of lines: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`; a path or a glob.
+//! Files of lines: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`; a path, a glob, or the same in an object store.
 //!
-//! Partition = path, position = decompressed byte offset, identity = size, time and a hash of the first 4 KiB. As many
-//! files at a time as there are slots, in name order; one slot reads strictly one after the other. Everything here
-//! blocks, so it runs on a thread of the blocking pool; only handing over waits on the runtime.
+//! Partition = path or URL, position = decompressed byte offset, identity = size, time and a hash of the first 4 KiB (of an
+//! object: its etag). As many files at a time as there are slots, in name order; one slot reads strictly one after the
+//! other. Everything here blocks, so it runs on a thread of the blocking pool; only handing over waits on the runtime.
 
 pub mod config;
 mod identity; // is this still the file that the record speaks of?
 mod lines; // bytes -> blocks of lines -> messages
+mod local; // files on disk
+mod objects; // files in an object store
+mod place; // what the two have in common
 
 use crate::config::section::Section;
 use crate::sources::file::config::FileConfig;
-use crate::sources::file::identity::{HEAD_BYTES_MAX, Identity};
+use crate::sources::file::identity::Identity;
 use crate::sources::file::lines::{Common, Lines};
+use crate::sources::file::local::Local;
+use crate::sources::file::objects::{Objects, Pattern, Surroundings};
+use crate::sources::file::place::{Found, Place, Version, Wanted, is_compressed};
 use crate::sources::{Kind, Source, SourceContext};
 use crate::types::error::{Error, Result};
 use crate::types::message::Messages;
 use crate::types::position::PartitionId;
 use serde::Deserialize;
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, UNIX_EPOCH};
 use tokio::runtime::Handle;
-
-/// How often we look for new files and growth.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub const KIND: Kind = Kind {
     connector: config::CONNECTOR,
@@ -35,38 +35,57 @@ pub const KIND: Kind = Kind {
     open: |section, _| Ok(Box::new(FileSource::open(section)?)),
 };
 
+/// No Debug: options may be secrets (I12).
 pub struct FileSource {
     name: Arc<str>,
     path: String,
-    /// The directory of the config file; names in the record are relative to it, so that a pipeline can move.
+    /// The directory that a path on disk is relative to.
     base: PathBuf,
+    /// Of the object store.
+    options: BTreeMap<String, String>,
 }
 
 impl FileSource {
     fn open(section: &Section) -> Result<Self> {
-        let config = config::validate(section).map_err(Error::Config)?;
-        FileSource::new(&section.name, &config, section.file().parent().unwrap_or(Path::new("")))
+        let FileConfig { path, options } = config::validate(section).map_err(Error::Config)?;
+        let options = section.reveal_settings("options", &options).map_err(Error::Config)?;
+        let base = section.file().parent().unwrap_or(Path::new("")).to_path_buf();
+        Ok(FileSource { name: section.name.as_str().into(), path, base, options })
     }
 
-    /// `base` is the directory that `path` is relative to.
-    fn new(name: &str, config: &FileConfig, base: &Path) -> Result<Self> {
-        let base = if base.as_os_str().is_empty() { Path::new(".") } else { base };
-        let base = std::path::absolute(base)
-            .map_err(|e| Error::Failed(format!("no absolute path for \"{}\": {e}", base.display())))?;
-        Ok(FileSource { name: name.into(), path: config.path.clone(), base })
+    fn place(&self, context: &SourceContext) -> Result<Box<dyn Place>> {
+        Ok(match Pattern::of(&self.path) {
+            None => Box::new(Local::new(&self.path, &self.base)?),
+            Some(pattern) => Box::new(Objects::open(pattern, &self.options, surroundings(context))?),
+        })
+    }
+}
+
+fn surroundings(context: &SourceContext) -> Surroundings {
+    Surroundings {
+        runtime: Handle::current(),
+        stop: context.stop.clone(),
+        status: context.status.clone(),
+        once: context.once,
     }
 }
 
 #[async_trait::async_trait]
 impl Source for FileSource {
     async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {
-        let reader = Reader { source: *self, known: known(&context)?, context, runtime: Handle::current() };
-        match tokio::task::spawn_blocking(move || reader.run()).await {
-            Ok(done) => done,
-            // The process is ending without having started fully; nothing was promised.
-            Err(join) if join.is_cancelled() => Ok(()),
-            Err(join) => std::panic::resume_unwind(join.into_panic()),
-        }
+        let place = self.place(&context)?;
+        read(self.name, place, context).await
+    }
+}
+
+/// Until the end, or told to stop.
+async fn read(name: Arc<str>, place: Box<dyn Place>, context: SourceContext) -> Result<()> {
+    let reader = Reader { name, place, known: known(&context)?, context, runtime: Handle::current() };
+    match tokio::task::spawn_blocking(move || reader.run()).await {
+        Ok(done) => done,
+        // The process is ending without having started fully; nothing was promised.
+        Err(join) if join.is_cancelled() => Ok(()),
+        Err(join) => std::panic::resume_unwind(join.into_panic()),
     }
 }
 
@@ -90,21 +109,14 @@ fn known(context: &SourceContext) -> Result<BTreeMap<Arc<str>, Known>> {
 struct Known {
     position: u64,
     identity: Option<Identity>,
-    /// Size and time at which the end was reached: unchanged means nothing to do.
-    read_to_end_of: Option<(u64, i64)>,
-}
-
-/// A file that matches now.
-struct Found {
-    name: Arc<str>,
-    path: PathBuf,
-    size: u64,
-    mtime_us: i64,
+    /// The end of this was reached: unchanged means nothing to do.
+    read_to_end_of: Option<Version>,
 }
 
 /// A file that is being read.
 struct Open {
-    found: Found,
+    name: Arc<str>,
+    version: Version,
     lines: Lines,
     common: Common,
     identity: Identity,
@@ -119,21 +131,28 @@ enum Ended {
 }
 
 struct Reader {
-    source: FileSource,
+    name: Arc<str>,
+    place: Box<dyn Place>,
     known: BTreeMap<Arc<str>, Known>,
     context: SourceContext,
     runtime: Handle,
 }
 
 impl Reader {
+    /// An error that a stop has brought about is none.
     fn run(mut self) -> Result<()> {
-        let mut found = self.look()?;
+        let stop = self.context.stop.clone();
+        self.read_all().or_else(|e| if stop.is_cancelled() { Ok(()) } else { Err(e) })
+    }
+
+    fn read_all(&mut self) -> Result<()> {
+        let mut found = self.place.look()?;
         self.check_gone(&found)?;
         loop {
             if found.is_empty() {
-                let what = format!("no file matches \"{}\" in {}", self.source.path, self.source.base.display());
+                let (what, hint) = self.place.nothing_found();
                 if self.context.once {
-                    return Err(Error::refused(what, "Is the path right? It is relative to the config file."));
+                    return Err(Error::refused(what, hint));
                 }
                 self.context.status.down(what);
             } else {
@@ -146,66 +165,29 @@ impl Reader {
             if self.context.once || self.stopped_while_waiting() {
                 return Ok(());
             }
-            found = self.look()?;
+            found = self.place.look()?;
         }
     }
 
-    /// The files that match now, in name order.
-    fn look(&self) -> Result<Vec<Found>> {
-        let pattern = match Path::new(&self.source.path).is_absolute() {
-            true => self.source.path.clone(),
-            false => {
-                let base = self.source.base.to_str().ok_or_else(|| not_utf8(&self.source.base))?;
-                format!("{}/{}", glob::Pattern::escape(base), self.source.path)
-            }
-        };
-        // A leading dot is how programs name a file that is not finished yet.
-        let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
-        let paths = glob::glob_with(&pattern, options)
-            .map_err(|e| Error::Failed(format!("\"{}\" is not a glob: {e}", self.source.path)))?;
-        let mut found = Vec::new();
-        for path in paths {
-            let path = path.map_err(|e| Error::Failed(format!("cannot list {}: {}", e.path().display(), e.error())))?;
-            match std::fs::metadata(&path) {
-                Ok(meta) if meta.is_file() => {
-                    found.push(Found { name: self.name_of(&path)?, size: meta.len(), mtime_us: mtime_us(&meta), path })
-                }
-                Ok(_directory) => {}
-                // Removed between the listing and now: the next look decides.
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::Failed(format!("cannot look at {}: {e}", path.display()))),
-            }
-        }
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(found)
-    }
-
-    /// As the user would write it in the config: relative to the config's directory where the pattern is.
-    fn name_of(&self, path: &Path) -> Result<Arc<str>> {
-        let short = path.strip_prefix(&self.source.base).unwrap_or(path);
-        short.to_str().map(Arc::from).ok_or_else(|| not_utf8(path))
-    }
-
-    /// A file of the record that is gone must have been read to its end.
+    /// What is in the record and gone must have been read to its end.
     fn check_gone(&self, found: &[Found]) -> Result<()> {
         for (name, known) in &self.known {
-            let path = self.source.base.join(&**name);
             if found.iter().any(|f| f.name == *name) {
                 continue;
             }
-            if path.exists() {
-                tracing::info!(source = %self.source.name, file = %name, "file is in the record and no longer matches the path");
+            if self.place.exists(name)? {
+                tracing::info!(source = %self.name, file = %name, "file is in the record and no longer matches the path");
                 continue;
             }
             if let Some(identity) = &known.identity {
-                identity.check_gone(name, known.position, is_compressed(&path))?;
+                identity.check_gone(name, known.position, is_compressed(name))?;
             }
         }
         Ok(())
     }
 
     fn has_news(&self, found: &Found) -> bool {
-        self.known.get(&found.name).is_none_or(|k| k.read_to_end_of != Some((found.size, found.mtime_us)))
+        self.known.get(&found.name).is_none_or(|k| k.read_to_end_of.as_ref() != Some(&found.version))
     }
 
     /// Reads files to their ends, as many at a time as there are slots, a block of each in turn.
@@ -219,15 +201,14 @@ impl Reader {
                 open.extend(self.open(next)?);
             }
             let Some(mut file) = open.pop_front() else { return Ok(Ended::Read) };
-            let name = file.found.name.clone();
+            let name = file.name.clone();
             let doing = |e: Error| e.context(format_args!("file \"{name}\""));
             if self.context.stop.is_cancelled() {
                 return Ok(Ended::Stopped);
             }
             let Some(block) = file.lines.next().map_err(doing)? else {
-                let reached = Some((file.found.size, file.found.mtime_us));
-                let position = file.lines.position();
-                self.known.insert(name, Known { position, identity: Some(file.identity), read_to_end_of: reached });
+                let (position, identity) = (file.lines.position(), Some(file.identity));
+                self.known.insert(name, Known { position, identity, read_to_end_of: Some(file.version) });
                 continue;
             };
             file.common.received_at_us = self.context.clock.now_us();
@@ -241,45 +222,20 @@ impl Reader {
     }
 
     /// None: it went away since it was found.
-    fn open(&self, mut found: Found) -> Result<Option<Open>> {
-        let failed = |e: std::io::Error| Error::Failed(format!("cannot read {}: {e}", found.path.display()));
-        let mut file = match File::open(&found.path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed(e)),
-        };
-        let meta = file.metadata().map_err(failed)?;
-        let mut head = Vec::with_capacity(HEAD_BYTES_MAX);
-        file.by_ref().take(HEAD_BYTES_MAX as u64).read_to_end(&mut head).map_err(failed)?;
-        let compressed = is_compressed(&found.path);
-        let position = self.known.get(&found.name).map_or(0, |k| k.position);
-        if let Some(identity) = self.known.get(&found.name).and_then(|k| k.identity.as_ref()) {
-            identity.check(&found.name, position, compressed, meta.len(), &head)?;
-        }
-        file.seek(SeekFrom::Start(if compressed { 0 } else { position })).map_err(failed)?;
-        let mut input = decompressed(&found.path, file, meta.len(), self.context.once).map_err(failed)?;
-        if compressed {
-            // Compressed bytes cannot be sought in; what was handed over is decompressed again and passed over.
-            let passed = std::io::copy(&mut input.by_ref().take(position), &mut std::io::sink()).map_err(failed)?;
-            if passed < position {
-                return Err(Error::refused(
-                    format!(
-                        "file \"{}\" was read up to byte {position} of its content and now has {passed}",
-                        found.name
-                    ),
-                    "Put the file back as it was, or give the new content a new name: a file may only grow.",
-                ));
-            }
-        }
-        (found.size, found.mtime_us) = (meta.len(), mtime_us(&meta));
-        let identity = Identity::of(found.size, found.mtime_us, &head);
-        let json = serde_json::to_value(&identity).expect("plain data is always JSON");
+    fn open(&self, found: Found) -> Result<Option<Open>> {
+        let known = self.known.get(&found.name);
+        let position = known.map_or(0, |k| k.position);
+        let identity = known.and_then(|k| k.identity.as_ref());
+        let wanted = Wanted { name: &found.name, position, known: identity, once: self.context.once };
+        let Some(opened) = self.place.open(wanted)? else { return Ok(None) };
+        let json = serde_json::to_value(&opened.identity).expect("plain data is always JSON");
         let common = Common {
-            partition: Arc::new(PartitionId { source: self.source.name.clone(), name: found.name.clone() }),
+            partition: Arc::new(PartitionId { source: self.name.clone(), name: found.name.clone() }),
             identity: Arc::new(json),
             received_at_us: 0,
         };
-        Ok(Some(Open { lines: Lines::new(input, position, self.context.once), found, common, identity }))
+        let lines = Lines::new(opened.input, position, opened.takes_last_line);
+        Ok(Some(Open { name: found.name, version: opened.version, lines, common, identity: opened.identity }))
     }
 
     /// False: stop, the messages were not taken.
@@ -300,40 +256,9 @@ impl Reader {
     }
 
     fn stopped_while_waiting(&self) -> bool {
-        let waited = async { tokio::time::timeout(LOOK_INTERVAL, self.context.stop.cancelled()).await };
+        let waited = async { tokio::time::timeout(self.place.look_interval(), self.context.stop.cancelled()).await };
         self.runtime.block_on(waited).is_ok()
     }
-}
-
-/// Under `once` the end is where it was when the file was opened, however it grows meanwhile.
-fn decompressed(path: &Path, file: File, size: u64, once: bool) -> std::io::Result<Box<dyn Read + Send>> {
-    // An empty file is no archive yet; it is opened anew when it has grown.
-    let extension = path.extension().and_then(|e| e.to_str()).filter(|_| size > 0);
-    let mut file = file;
-    let at = file.stream_position()?;
-    let raw = file.take(if once { size.saturating_sub(at) } else { u64::MAX });
-    Ok(match extension {
-        Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(std::io::BufReader::new(raw))),
-        Some("zst") => Box::new(zstd::Decoder::new(raw)?),
-        _ => Box::new(raw),
-    })
-}
-
-fn is_compressed(path: &Path) -> bool {
-    matches!(path.extension().and_then(|e| e.to_str()), Some("gz" | "zst"))
-}
-
-fn mtime_us(meta: &Metadata) -> i64 {
-    // A file system without modification times: growth still shows in the size.
-    let Ok(modified) = meta.modified() else { return 0 };
-    modified.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64)
-}
-
-fn not_utf8(path: &Path) -> Error {
-    Error::refused(
-        format!("the path {} is not UTF-8", path.display()),
-        "Rename it: paths are names of partitions, in records and tables.",
-    )
 }
 
 #[cfg(test)]
