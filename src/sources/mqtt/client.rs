@@ -5,6 +5,7 @@
 
 use crate::journal::entry::{QOS_MASK, REDELIVERED, RETAINED};
 use crate::sources::mqtt::config::{MqttConfig, RECEIVE_MAXIMUM};
+use crate::types::limit::MESSAGE_BYTES_MAX;
 use crate::types::message::Headers;
 use bytes::Bytes;
 use rumqttc::v5;
@@ -60,6 +61,13 @@ pub struct Received {
 impl Received {
     pub fn qos(&self) -> u8 {
         self.flags & QOS_MASK
+    }
+
+    /// Of the whole packet; MQTT 5's properties are left out.
+    pub fn packet_bytes(&self) -> u64 {
+        let body = 2 + self.topic.len() + if self.qos() > 0 { 2 } else { 0 } + self.payload.len();
+        // The first byte, and seven bits of the length in each byte.
+        1 + (body.max(1).ilog2() as u64 / 7 + 1) + body as u64
     }
 }
 
@@ -156,7 +164,7 @@ impl Client {
 fn new_v4(options: &Options) -> Client {
     let (config, (host, port)) = (&options.config, host_port(options));
     let mut o = v4::MqttOptions::new(options.client_id.clone(), host, port);
-    let packet_bytes_max = config.packet_bytes_max.0 as usize;
+    let packet_bytes_max = packet_bytes_taken(config) as usize;
     o.set_keep_alive(keep_alive(options))
         .set_clean_session(config.clean_session)
         .set_manual_acks(true)
@@ -178,7 +186,7 @@ fn new_v5(options: &Options) -> Client {
     o.set_keep_alive(keep_alive(options))
         .set_clean_start(config.clean_session)
         .set_manual_acks(true)
-        .set_max_packet_size(Some(config.packet_bytes_max.0 as u32))
+        .set_max_packet_size(Some(packet_bytes_taken(config) as u32))
         .set_receive_maximum(Some(config.receive_maximum.unwrap_or(RECEIVE_MAXIMUM)))
         .set_outgoing_inflight_upper_limit(OUTGOING_MAX);
     if !config.clean_session {
@@ -193,6 +201,12 @@ fn new_v5(options: &Options) -> Client {
     }
     let (client, events) = v5::AsyncClient::new(o, REQUESTS_MAX);
     Client::V5(Box::new(events), client)
+}
+
+/// A packet above `packet_bytes_max` is taken from the wire up to here, so that it can be refused by name. One that is
+/// larger still ends the connection (3.1.1), or is discarded by the broker (5).
+fn packet_bytes_taken(config: &MqttConfig) -> u64 {
+    config.packet_bytes_max.0.max(MESSAGE_BYTES_MAX as u64)
 }
 
 fn host_port(options: &Options) -> (String, u16) {
@@ -284,8 +298,8 @@ fn incoming_v5(event: v5::Event) -> Incoming {
 /// What to do about a packet that is too large is in the text; the rest is the library's.
 fn too_large(bytes: usize) -> String {
     format!(
-        "the broker sends a packet of {bytes} bytes, which is above \"packet_bytes_max\"; raise it, or the message stays \
-         at the broker and is sent again after every connect"
+        "the broker sends a packet of {bytes} bytes, which is above \"packet_bytes_max\" and too large to be passed over; raise \
+         it, or the message stays at the broker and is sent again after every connect"
     )
 }
 

@@ -46,8 +46,9 @@ pub struct MqttConfig {
     /// MQTT 5: messages the broker may send before the first is acknowledged, 500 unless given. MQTT 3.1.1 leaves this to
     /// the broker. It bounds what comes twice after a lost connection.
     pub receive_maximum: Option<u16>,
-    /// Largest packet. MQTT 3.1.1: a larger one ends the connection again and again, with an error that says so. MQTT 5: the broker
-    /// does not send larger ones.
+    /// Largest packet whose message is taken. A larger one is refused: acknowledged, logged as ERROR with topic and size, and
+    /// counted in `pipe_mqtt_refused_messages_total`; its message is lost. Above 16 MiB (or this, if it is more): MQTT 3.1.1
+    /// brokers send it, which ends the connection again and again, and MQTT 5 brokers discard it.
     pub packet_bytes_max: Size,
     pub keep_alive: Period,
     /// True: the broker forgets us when the connection ends, and what was sent meanwhile.

@@ -8,10 +8,10 @@ use crate::env::clock::Clock;
 use crate::journal::entry::Entry;
 use crate::journal::{Appender, OnDurable, QueueFull};
 use crate::sources::SourceStatus;
-use crate::sources::mqtt::client::{Client, Incoming, Options, Received};
+use crate::sources::mqtt::client::{Ack, Client, Incoming, Options, Received};
 use rand::Rng;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -86,7 +86,14 @@ struct Connection<'a> {
     is_up: bool,
     /// QoS 0 messages dropped since the queue was last short.
     dropped: u64,
+    /// Acknowledgements that wait for the last message that was given to the journal.
+    behind: Arc<Behind>,
 }
+
+/// Acknowledgements of messages that were refused: they go out behind those of the messages before them, because a broker
+/// may count on the order. `None`: those have gone out, so that there is nothing to wait for.
+#[derive(Default)]
+struct Behind(Mutex<Option<Vec<Ack>>>);
 
 /// Messages of this connection that are in the journal's queue or on its way to the disk.
 #[derive(Default)]
@@ -98,7 +105,15 @@ struct Unacknowledged {
 impl<'a> Connection<'a> {
     fn new(common: &'a Common, options: &'a Options) -> Self {
         let client = Client::new(options);
-        Connection { common, options, client, unacknowledged: Arc::default(), is_up: false, dropped: 0 }
+        Connection {
+            common,
+            options,
+            client,
+            unacknowledged: Arc::default(),
+            is_up: false,
+            dropped: 0,
+            behind: Arc::default(),
+        }
     }
 
     async fn run(mut self, session: &mut Session, backoff: &mut Backoff) -> Ended {
@@ -190,23 +205,45 @@ impl<'a> Connection<'a> {
         let status = &self.common.status;
         status.messages_in.fetch_add(1, Ordering::Relaxed);
         status.bytes_in.fetch_add(message.payload.len() as u64, Ordering::Relaxed);
+        if message.packet_bytes() > self.options.config.packet_bytes_max.0 {
+            self.refuse(&message);
+            return true;
+        }
         if message.qos() == 0 {
             self.keep_or_drop(message);
             return true;
         }
         let ack = self.client.ack(&message);
-        let unacknowledged = self.unacknowledged.clone();
+        let (unacknowledged, behind) = (self.unacknowledged.clone(), Arc::new(Behind(Mutex::new(Some(Vec::new())))));
+        let then = behind.clone();
         // I1: the journal calls this after its sync, in the order of arrival.
         let on_durable: OnDurable = Box::new(move || {
             ack.send();
+            then.send();
             unacknowledged.less();
         });
         self.unacknowledged.count.fetch_add(1, Ordering::SeqCst);
         let Err(QueueFull(_)) = self.common.appender.try_append(self.entry(message), Some(on_durable)) else {
+            self.behind = behind;
             return true;
         };
         self.unacknowledged.less();
         false
+    }
+
+    /// Above `packet_bytes_max`. Acknowledged all the same: the broker would send it again for ever, and so many of them
+    /// would use up its window of unacknowledged messages.
+    fn refuse(&mut self, message: &Received) {
+        let bytes = message.packet_bytes();
+        let bytes_max = self.options.config.packet_bytes_max.0;
+        tracing::error!(
+            source = %self.common.name, topic = %message.topic, bytes, packet_bytes_max = bytes_max,
+            "a message is refused and lost: its packet is larger than \"packet_bytes_max\"; raise that setting to take the next one"
+        );
+        metrics::counter!("pipe_mqtt_refused_messages_total", "component" => self.common.name.to_string()).increment(1);
+        if message.qos() > 0 {
+            self.behind.push(self.client.ack(message));
+        }
     }
 
     /// Nobody sends a QoS 0 message again and nothing can hold it back. Half of the queue is kept for the others.
@@ -278,6 +315,22 @@ impl Drop for Connection<'_> {
         if self.dropped > 0 {
             tracing::warn!(source = %self.common.name, messages = self.dropped, "QoS 0 messages were dropped");
         }
+    }
+}
+
+impl Behind {
+    fn push(&self, ack: Ack) {
+        // A std mutex: nothing awaits while it is held. Held while sending, so that two pushes keep their order.
+        let mut waiting = self.0.lock().expect("no holder panics");
+        match waiting.as_mut() {
+            Some(waiting) => waiting.push(ack),
+            None => ack.send(),
+        }
+    }
+
+    fn send(&self) {
+        let mut waiting = self.0.lock().expect("no holder panics");
+        waiting.take().into_iter().flatten().for_each(Ack::send);
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Script {
     pub refuse_subscribe: bool,
     /// 0: the payload is the message's number. Else it is padded to this.
     pub payload_bytes: usize,
+    /// Only the payload of this message is.
+    pub only_large: Option<u64>,
     /// The payload is nothing at all.
     pub is_empty: bool,
     /// From the second connection on, the session is there with its subscriptions.
@@ -42,6 +44,7 @@ impl Default for Script {
             refuse_connect: false,
             refuse_subscribe: false,
             payload_bytes: 0,
+            only_large: None,
             is_empty: false,
             keeps_session: false,
             redelivers_last: false,
@@ -290,7 +293,8 @@ impl Session {
         if !script.is_empty {
             body.put_slice(number.as_bytes());
         }
-        body.put_bytes(b' ', script.payload_bytes.saturating_sub(number.len()));
+        let bytes = if script.only_large.is_none_or(|large| large == message) { script.payload_bytes } else { 0 };
+        body.put_bytes(b' ', bytes.saturating_sub(number.len()));
         let mut out = BytesMut::new();
         out.put_u8(0x30 | (script.qos << 1));
         let mut left = body.len();

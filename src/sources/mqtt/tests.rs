@@ -219,8 +219,16 @@ async fn what_is_wrong_is_said_and_tried_again() {
         ((|s| s.refuse_connect = true) as fn(&mut Script), 4, "the broker refuses the connection: NotAuthorized"),
         (|s| s.refuse_connect = true, 5, "the broker refuses the connection: NotAuthorized"),
         (|s| s.refuse_subscribe = true, 4, "the broker refuses the subscription to \"fleet/+/kinematic\": refused"),
-        (|s| s.payload_bytes = 200_000, 4, "which is above \"packet_bytes_max\"; raise it"),
-        (|s| s.payload_bytes = 200_000, 5, "which is above \"packet_bytes_max\"; raise it"),
+        (
+            |s| s.payload_bytes = 17 << 20,
+            4,
+            "which is above \"packet_bytes_max\" and too large to be passed over; raise it",
+        ),
+        (
+            |s| s.payload_bytes = 17 << 20,
+            5,
+            "which is above \"packet_bytes_max\" and too large to be passed over; raise it",
+        ),
     ] {
         let broker = Broker::start(script(change)).await;
         broker.publish(0..1);
@@ -418,6 +426,61 @@ async fn large_and_empty_payloads_come_as_they_are() {
                 assert_eq!(message.payload.as_ref().map(|p| p.len()), Some(bytes), "protocol {protocol}");
             }
             running.stop().await.expect("a clean end");
+        }
+    }
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Logged(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Logged {
+    fn capture(&self) -> tracing::subscriber::DefaultGuard {
+        let logged = self.clone();
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || logged.clone());
+        tracing::subscriber::set_default(lines.finish())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("no holder panics")).into_owned()
+    }
+}
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no holder panics").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// On one thread, so that all that is logged is seen.
+#[tokio::test]
+async fn a_packet_above_the_maximum_is_refused_by_name_and_stops_nothing() {
+    for (protocol, qos) in [(4, 1), (5, 1), (4, 0)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        // In the middle of a full window, so that its acknowledgement has some to wait for and some behind it.
+        let script = Script { window: 5, qos, payload_bytes: 200_000, only_large: Some(4), ..Script::default() };
+        let broker = Broker::start(script).await;
+        broker.publish(0..10);
+        let more = format!("protocol = {protocol}\nqos = {qos}\n");
+        let logged = Logged::default();
+        let taken = {
+            let _guard = logged.capture();
+            let mut running = running(&broker, dir.path(), &more, Starts::new());
+            let taken = running.take(9).await;
+            eventually("all acknowledgements", || qos == 0 || broker.acknowledged() == 10).await;
+            running.stop().await.expect("a clean end");
+            taken
+        };
+        assert_eq!(payloads(&taken), [0, 1, 2, 3, 5, 6, 7, 8, 9], "protocol {protocol}");
+        assert_eq!(broker.connects(), 1, "the connection goes on");
+        let said = logged.text();
+        let packet = if qos == 0 { 200_024 } else { 200_026 };
+        for word in ["topic=fleet/v4/kinematic", &format!("bytes={packet}"), "packet_bytes_max=131072", "is refused"] {
+            assert!(said.contains(word), "{word} in {said}");
         }
     }
 }
