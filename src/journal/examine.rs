@@ -14,6 +14,9 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+/// Of one read when bodies are passed over. More would read what is not looked at: a group has up to 1 MiB.
+const READ_BYTES: usize = 8 * 1024;
+
 /// The files of a journal, by their names, in order.
 #[derive(Debug)]
 pub struct Listed {
@@ -198,7 +201,7 @@ fn read_last(file: &ListedSegment, expected: Position, tag: Tag) -> Result<(Cont
 /// Of a file whose headers look sound: are the groups whole that end above `synced`? The one that claimed `synced` is among
 /// them, since none claims more than its own first message; so a false claim is found out.
 fn is_tail_sound(file: &ListedSegment, synced: Position, tag: Tag) -> std::io::Result<bool> {
-    let mut input = BufReader::with_capacity(1 << 16, File::open(&file.path)?);
+    let mut input = BufReader::with_capacity(READ_BYTES, File::open(&file.path)?);
     let (mut offset, mut body) = (0, Vec::new());
     while offset < file.bytes {
         let left = file.bytes - offset;
@@ -223,7 +226,7 @@ fn read_file(
     let unreadable = |e| failed(&file.path, "cannot be read", e);
     let mut contents = Contents::default();
     let (mut offset, mut next, mut synced) = (0, expected, Position(0));
-    let mut input = BufReader::with_capacity(1 << 16, File::open(&file.path).map_err(unreadable)?);
+    let mut input = BufReader::with_capacity(READ_BYTES, File::open(&file.path).map_err(unreadable)?);
     let mut body = Vec::new();
     while offset < file.bytes {
         let left = file.bytes - offset;

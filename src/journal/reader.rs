@@ -1,18 +1,22 @@
 //! Messages from a position on: from memory while the reader is close behind the writer, else from the files.
 
 use crate::journal::entry::{Entry, Topics};
-use crate::journal::examine::{Found, read_group};
+use crate::journal::failed;
+use crate::journal::group::{self, HEADER_BYTES, HEADER_BYTES_V1, Header, Tag};
 use crate::journal::segment::{self, Segment};
 use crate::journal::writer::Shared;
-use crate::journal::{failed, group};
 use crate::types::error::{Error, Result};
 use crate::types::position::Position;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufReader, Seek, SeekFrom};
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// One read of a file brings at least this, so that a journal of small groups (an idle broker's) is not read one message at
+/// a time; and at least one whole group.
+const READ_BYTES_MIN: usize = 64 * 1024;
 
 /// Reads forward; keeps its place in the file between calls. Only what is durable is read. Readers share nothing but short
 /// locks: a slow one does not hold up another.
@@ -28,10 +32,14 @@ pub struct Reader {
 /// Between two groups of a segment.
 struct Place {
     path: PathBuf,
-    file: BufReader<File>,
+    file: File,
+    /// What was read of the file and not decoded yet; messages share this memory. Begins at `offset`.
+    ahead: Bytes,
     offset: u64,
     /// The first message of the group at `offset`.
     next: Position,
+    /// Bytes of the last group, as a guess at the next.
+    last_group: usize,
 }
 
 impl Reader {
@@ -119,47 +127,84 @@ impl Reader {
             Some(place) if place.path == segment.path && place.next <= self.next => place,
             _ => {
                 let file = File::open(&segment.path).map_err(|e| failed(&segment.path, "cannot be read", e))?;
-                Place { path: segment.path.clone(), file: BufReader::new(file), offset: 0, next: segment.span.from }
+                Place::new(segment.path.clone(), file, segment.span.from)
             }
         };
-        loop {
-            let mut body = Vec::new();
-            let at = place.offset;
+        while self.left.is_empty() {
+            let (at, message) = (place.offset, place.next);
             let damaged = || {
                 segment::refused_damage(
                     format!(
-                        "the journal segment \"{}\" is damaged at byte {at}, at message {}",
+                        "the journal segment \"{}\" is damaged at byte {at}, at message {message}",
                         segment.path.display(),
-                        place.next
                     ),
                     &self.shared.dir,
                     "the messages that cannot be read are",
                 )
             };
             // The writer may be behind us in this file with its next group: only whole, durable groups are in `bytes`.
-            let left = segment.bytes.saturating_sub(place.offset);
-            let read = read_group(&mut place.file, left, self.shared.tag, &mut body);
-            let Found::Group(header) = read.map_err(|e| failed(&segment.path, "cannot be read", e))? else {
-                return Err(damaged());
-            };
-            if header.first != place.next {
-                return Err(damaged());
-            }
+            let group = place.group(segment.bytes.saturating_sub(at), self.shared.tag);
+            let group = group.map_err(|e| failed(&segment.path, "cannot be read", e))?;
+            let (header, body) = group.filter(|(header, _)| header.first == message).ok_or_else(damaged)?;
             if header.end() > self.next {
-                let entries = group::decode(&header, Bytes::from(body), &mut self.topics).ok_or_else(damaged)?;
+                let entries = group::decode(&header, body, &mut self.topics).ok_or_else(damaged)?;
                 self.left = entries.into();
                 self.left.drain(..(self.next.0 - header.first.0) as usize);
             }
-            place.offset += header.bytes();
             place.next = header.end();
-            if !self.left.is_empty() {
-                break;
-            }
         }
-        // BufReader may hold bytes beyond the durable end that the writer was still writing: read them again next time.
-        let offset = place.offset;
-        place.file.seek(SeekFrom::Start(offset)).map_err(|e| failed(&segment.path, "cannot be read", e))?;
         self.place = Some(place);
+        Ok(())
+    }
+}
+
+impl Place {
+    fn new(path: PathBuf, file: File, first: Position) -> Place {
+        Place { path, file, ahead: Bytes::new(), offset: 0, next: first, last_group: 0 }
+    }
+
+    /// The next group, moving behind it; `left` bytes of the file are whole groups. `None`: what stands there is none of ours.
+    fn group(&mut self, left: u64, tag: Tag) -> std::io::Result<Option<(Header, Bytes)>> {
+        if left < HEADER_BYTES_V1 as u64 {
+            return Ok(None);
+        }
+        self.read_ahead(HEADER_BYTES.min(left as usize), left)?;
+        let Some(header) = Header::parse(&self.ahead).filter(|h| h.bytes() <= left && h.is_of(tag)) else {
+            return Ok(None);
+        };
+        let bytes = header.bytes() as usize;
+        self.read_ahead(bytes, left)?;
+        let body = self.ahead.slice(header.header_bytes()..bytes);
+        if !header.fits(&self.ahead, &body) {
+            return Ok(None);
+        }
+        self.ahead.advance(bytes);
+        if self.ahead.len() <= HEADER_BYTES {
+            // A slice of some bytes would hold the whole group in memory until the next read.
+            self.ahead = Bytes::copy_from_slice(&self.ahead);
+        }
+        self.offset += bytes as u64;
+        self.last_group = bytes;
+        Ok(Some((header, body)))
+    }
+
+    /// Until so many bytes are there. With a group comes the header of the next, so that groups of one size take one read
+    /// each, and next to nothing of them is copied.
+    fn read_ahead(&mut self, bytes: usize, left: u64) -> std::io::Result<()> {
+        let has = self.ahead.len();
+        if has >= bytes {
+            return Ok(());
+        }
+        let guess = bytes.max(self.last_group).saturating_add(HEADER_BYTES).max(READ_BYTES_MIN);
+        let wanted = guess.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let mut more = Vec::with_capacity(wanted);
+        more.extend_from_slice(&self.ahead);
+        // Not `read_exact`: that would first fill the memory with zeros.
+        (&self.file).take((wanted - has) as u64).read_to_end(&mut more)?;
+        if more.len() < bytes {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        self.ahead = more.into();
         Ok(())
     }
 }
