@@ -9,9 +9,11 @@
 //! | a position after the end | another topic under the old name, or a log that lost its tail | refused |
 //! | nothing of this topic | | `start` |
 //! | other partitions of this topic | a new partition | the first: it may have been filled since it was made |
+//! | another cluster, or another topic id | | refused, see `check_origin` |
 
 use crate::sources::kafka::config::StartAt;
 use crate::types::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// What there is to read of a partition: `[first, end)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,17 +45,41 @@ pub fn begin(name: &str, wanted: Option<u64>, topic_is_known: bool, start: Start
     Ok(wanted)
 }
 
-/// The record keeps the cluster's id; positions of one cluster mean nothing in another.
-pub fn check_cluster(name: &str, recorded: Option<&str>, found: Option<&str>) -> Result<()> {
-    match (recorded, found) {
-        (Some(recorded), Some(found)) if recorded != found => Err(Error::refused(
+/// Where positions mean something; the record keeps it with each partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub cluster: Option<String>,
+    /// The topic's id; none in records of before, and of brokers that know no ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+}
+
+/// Positions of one cluster mean nothing in another, and those of a topic nothing in one made anew under its name. A broker
+/// that does not tell is no proof.
+pub fn check_origin(name: &str, recorded: &Origin, found: &Origin) -> Result<()> {
+    if let (Some(recorded), Some(found)) = (&recorded.cluster, &found.cluster)
+        && recorded != found
+    {
+        return Err(Error::refused(
             format!(
                 "partition \"{name}\" was read from cluster \"{recorded}\", and these brokers are of cluster \"{found}\""
             ),
             "Point the source at the old cluster, or start a new chain with this one.",
-        )),
-        _ => Ok(()),
+        ));
     }
+    if let (Some(recorded), Some(found)) = (&recorded.topic, &found.topic)
+        && recorded != found
+    {
+        let topic = name.rsplit_once('/').map_or(name, |(topic, _)| topic);
+        return Err(Error::refused(
+            format!(
+                "topic \"{topic}\" was deleted and made again: partition \"{name}\" was read with topic id {recorded}, and it is {found} now"
+            ),
+            "Its positions mean other messages now, and what the old topic had and was not read is lost. Give the source (or the \
+             topic) another name in the config and the SQL, so that the new topic is read from its `start`; or start a new chain.",
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -92,10 +118,32 @@ mod tests {
     }
 
     #[test]
-    fn another_cluster_is_refused() {
-        assert!(check_cluster("t/0", Some("a"), Some("b")).is_err());
-        assert!(check_cluster("t/0", Some("a"), Some("a")).is_ok());
-        assert!(check_cluster("t/0", None, Some("a")).is_ok());
-        assert!(check_cluster("t/0", Some("a"), None).is_ok(), "a broker that does not tell is no proof");
+    fn another_cluster_or_topic_is_refused() {
+        let origin = |cluster: &str, topic: &str| {
+            let some = |text: &str| (!text.is_empty()).then(|| text.to_string());
+            Origin { cluster: some(cluster), topic: some(topic) }
+        };
+        let check = |recorded, found| match check_origin("t/0", &recorded, &found) {
+            Ok(()) => "ok".to_string(),
+            Err(e) => e.to_string().lines().next().unwrap_or_default().to_string(),
+        };
+        let said = check(origin("a", ""), origin("b", ""));
+        assert_eq!(said, "partition \"t/0\" was read from cluster \"a\", and these brokers are of cluster \"b\"");
+        let said = check(origin("a", "x"), origin("a", "y"));
+        assert_eq!(
+            said,
+            "topic \"t\" was deleted and made again: partition \"t/0\" was read with topic id x, and it is y now"
+        );
+        assert_eq!(check(origin("a", "x"), origin("a", "x")), "ok");
+        assert_eq!(check(origin("", ""), origin("a", "x")), "ok");
+        assert_eq!(check(origin("a", "x"), origin("", "")), "ok", "a broker that does not tell is no proof");
+    }
+
+    #[test]
+    fn origins_of_older_records_are_read() {
+        let of = |json: serde_json::Value| Origin::deserialize(&json).expect("an origin");
+        assert_eq!(of(serde_json::json!({ "cluster": "a" })), Origin { cluster: Some("a".into()), topic: None });
+        let now = Origin { cluster: Some("a".into()), topic: Some("x".into()) };
+        assert_eq!(of(serde_json::to_value(&now).expect("plain data")), now);
     }
 }

@@ -13,6 +13,7 @@ mod health; // status, lag, the library's log
 mod pending; // messages of a partition on their way into a handover
 mod property; // librdkafka's properties: refused, set, existing
 mod topic; // reads one topic
+mod topic_id; // is it still the topic that was read?
 
 use crate::config::section::Section;
 use crate::sources::kafka::config::KafkaConfig;

@@ -62,8 +62,8 @@ impl Broker {
     }
 
     /// The first line of what is said when partition t/0 is to be read on from `position`.
-    async fn refusal(&self, position: u64, cluster: Option<&str>) -> String {
-        let identity = cluster.map(|c| Arc::new(serde_json::json!({ "cluster": c })));
+    async fn refusal(&self, position: u64, identity: Option<serde_json::Value>) -> String {
+        let identity = identity.map(Arc::new);
         let start = Starts::from([("t/0".into(), Start { position: Position(position), identity })]);
         match self.once("['t']", start).await {
             (_, Err(e @ Error::Refused { .. })) => e.to_string().lines().next().unwrap_or_default().to_string(),
@@ -75,7 +75,12 @@ impl Broker {
 fn source(brokers: &str, topics: &str, more: &str) -> KafkaSource {
     let text = format!("brokers = ['{brokers}']\ntopics = {topics}\n{more}");
     let section = Section::from_text("kafka", "k", &text).expect("TOML");
-    let context = OpenContext { data_dir: "".into(), chain: ChainId(String::new()), queue_bytes: 1 << 20, quarantine_journal: false };
+    let context = OpenContext {
+        data_dir: "".into(),
+        chain: ChainId(String::new()),
+        queue_bytes: 1 << 20,
+        quarantine_journal: false,
+    };
     KafkaSource::open(&section, &context).expect("a good section")
 }
 
@@ -104,8 +109,31 @@ async fn another_topic_or_cluster_under_the_old_name_is_refused() {
     let broker = Broker::start(&[("t", 1)]);
     broker.send("t", 0, &["a"]);
     assert_eq!(broker.refusal(7, None).await, "partition \"t/0\" ends at 1, and was read up to 7");
-    let said = broker.refusal(1, Some("old")).await;
+    let said = broker.refusal(1, Some(serde_json::json!({ "cluster": "old" }))).await;
     assert!(said.starts_with("partition \"t/0\" was read from cluster \"old\", and these brokers are of"), "{said}");
+}
+
+/// The topic has grown past our position, so that nothing but its id tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_under_the_old_name_is_refused() {
+    let broker = Broker::start(&[("t", 1), ("u", 1)]);
+    broker.send("t", 0, &["a", "b", "c"]);
+    let taken = broker.read("['t', 'u']", Starts::new()).await;
+    let identity = |topic: &str| {
+        let of_topic = taken.iter().find(|m| m.partition.name.starts_with(topic)).expect("it was read");
+        of_topic.identity.as_ref().expect("Kafka partitions have one").as_ref().clone()
+    };
+    let (t, u) = (identity("t/"), identity("u/"));
+    assert!(t["topic"].is_string() && t["cluster"] == u["cluster"] && t["topic"] != u["topic"], "{t} {u}");
+    let said = broker.refusal(2, Some(u)).await;
+    let expected = "topic \"t\" was deleted and made again: partition \"t/0\" was read with topic id ";
+    assert!(said.starts_with(expected), "{said}");
+    // A record of before ids goes on, and has one from then on.
+    let older = Some(Arc::new(serde_json::json!({ "cluster": t["cluster"] })));
+    let start = Starts::from([("t/0".into(), Start { position: Position(2), identity: older })]);
+    let taken = broker.read("['t']", start).await;
+    assert_eq!(shown(&taken), ["t/0: 2=c |3"]);
+    assert_eq!(taken[0].identity.as_deref(), Some(&t));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,10 +5,11 @@
 //! reconnects by itself; we look until the topic answers again); what only a human can mend is returned.
 
 use crate::sources::SourceContext;
-use crate::sources::kafka::begin::{self, Available};
+use crate::sources::kafka::begin::{self, Available, Origin};
 use crate::sources::kafka::config::StartAt;
 use crate::sources::kafka::health::{Events, Health};
 use crate::sources::kafka::pending::Pending;
+use crate::sources::kafka::topic_id::topic_id;
 use crate::types::error::{Error, Result};
 use crate::types::limit::HANDOVER_MESSAGES_MAX;
 use crate::types::message::Messages;
@@ -17,6 +18,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,7 +54,9 @@ pub struct Parts {
 pub struct TopicReader {
     parts: Parts,
     partitions: BTreeMap<i32, Partition>,
-    /// {"cluster": ..}: kept in the record with each position.
+    /// Kept in the record with each position; none before the first answer.
+    origin: Option<Origin>,
+    /// The same as the record has it.
     identity: Option<Arc<serde_json::Value>>,
     next_look: Instant,
     next_marker_check: Instant,
@@ -90,6 +94,7 @@ impl TopicReader {
         TopicReader {
             parts,
             partitions: BTreeMap::new(),
+            origin: None,
             identity: None,
             next_look: now,
             next_marker_check: now,
@@ -156,6 +161,14 @@ impl TopicReader {
             }
             Some(code) => return Ok(Looked::Trouble(code.to_string())),
         }
+        // Who has just answered, if it goes by its number yet.
+        let answering = Some(metadata.orig_broker_id()).filter(|id| *id >= 0);
+        let Some(broker) = answering.or(metadata.brokers().first().map(|b| b.id())) else {
+            return Ok(Looked::Trouble("the brokers do not name themselves".into()));
+        };
+        if let Err(trouble) = self.find_origin(broker)? {
+            return Ok(Looked::Trouble(trouble));
+        }
         // Under `once` the partitions are those there were at the start.
         let complete = self.parts.context.once && !self.partitions.is_empty();
         let ids = found.partitions().iter().map(|p| p.id());
@@ -178,22 +191,40 @@ impl TopicReader {
         }
     }
 
+    /// Which cluster and which topic this is, and whether it is still the same. The inner error is trouble that a retry may
+    /// mend.
+    fn find_origin(&mut self, broker: i32) -> Result<Result<(), String>> {
+        let (consumer, topic) = (self.parts.consumer.clone(), &self.parts.topic);
+        let id = match topic_id(consumer.client(), broker, topic, REQUEST_TIMEOUT) {
+            Ok(id) => id,
+            Err(e) => return Ok(Err(consumer.context().why(&e))),
+        };
+        if let Some(origin) = &self.origin {
+            // Made anew while we read: refused at this look, as it is at a start.
+            let found = Origin { topic: id, ..origin.clone() };
+            return begin::check_origin(&format!("{topic}/0"), origin, &found).map(Ok);
+        }
+        // Answered from the metadata we just asked for.
+        let Some(cluster) = consumer.client().fetch_cluster_id(REQUEST_TIMEOUT) else {
+            return Ok(Err("the brokers do not tell the cluster's id".into()));
+        };
+        let origin = Origin { cluster: Some(cluster), topic: id };
+        self.identity = Some(Arc::new(serde_json::to_value(&origin).expect("plain data is always JSON")));
+        self.origin = Some(origin);
+        Ok(Ok(()))
+    }
+
     /// The inner error is trouble that a retry may mend.
     fn begin(&mut self, id: i32) -> Result<Result<Partition, String>> {
         let name: Arc<str> = format!("{}/{id}", self.parts.topic).into();
         let start = self.parts.context.start.get(&name);
-        if self.identity.is_none() {
-            // Answered from the metadata we just asked for.
-            let Some(cluster) = self.parts.consumer.client().fetch_cluster_id(REQUEST_TIMEOUT) else {
-                return Ok(Err("the brokers do not tell the cluster's id".into()));
-            };
-            self.identity = Some(Arc::new(serde_json::json!({ "cluster": cluster })));
+        let Some(origin) = &self.origin else { return Ok(Err("the brokers do not tell who they are".into())) };
+        if let Some(identity) = start.and_then(|s| s.identity.as_ref()) {
+            let recorded = Origin::deserialize(identity.as_ref()).map_err(|e| {
+                Error::Failed(format!("the record's identity of partition \"{name}\" cannot be read: {e}"))
+            })?;
+            begin::check_origin(&name, &recorded, origin)?;
         }
-        let cluster = |identity: Option<&Arc<serde_json::Value>>| -> Option<String> {
-            identity.and_then(|i| i.get("cluster")).and_then(|c| c.as_str()).map(str::to_string)
-        };
-        let recorded = cluster(start.and_then(|s| s.identity.as_ref()));
-        begin::check_cluster(&name, recorded.as_deref(), cluster(self.identity.as_ref()).as_deref())?;
         let has = match self.available(id) {
             Ok(has) => has,
             Err(e) => return Ok(Err(self.parts.consumer.context().why(&e))),
