@@ -119,7 +119,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
 
     let stop = CancellationToken::new();
     let kept = live.tables.iter().map(|t| (t.table.clone(), lake.table_config(&t.sink, &t.table.spec().name)));
-    crew.threads.push(upkeep::start(kept.collect(), stop.child_token()));
+    crew.threads.push(upkeep::start(kept.collect(), in_flight_bytes, stop.child_token()));
     let mut journals = Vec::new();
     let taken =
         Taken { boards: live.boards.clone(), applied: parts.sources.iter().map(|s| s.applied.clone()).collect() };

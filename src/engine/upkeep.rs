@@ -6,6 +6,7 @@ use crate::sinks::delta::config::DeltaTableConfig;
 use crate::sinks::delta::table::Table;
 use crate::sinks::delta::upkeep::{Upkeep, turn};
 use crate::types::error::panic_text;
+use crate::types::limit::{IN_FLIGHT_UPKEEP_PERCENT, UPKEEP_BYTES_MIN};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,11 +18,17 @@ const RESTART_AFTER: Duration = Duration::from_secs(60);
 
 /// Runs until `stop`. To be called when recovery is done: what an earlier process decided is applied by then, so that
 /// every file that still matters is named by a log or known to this process.
-pub fn start(tables: Vec<(Arc<Table>, DeltaTableConfig)>, stop: CancellationToken) -> JoinHandle<()> {
+pub fn start(
+    tables: Vec<(Arc<Table>, DeltaTableConfig)>,
+    in_flight_bytes: u64,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
     let io = tokio::runtime::Handle::current();
+    let memory_bytes = (in_flight_bytes * IN_FLIGHT_UPKEEP_PERCENT / 100).max(UPKEEP_BYTES_MIN);
+    metrics::gauge!("pipe_budget_limit_bytes", "share" => "upkeep").set(memory_bytes as f64);
     let work = move || {
         while !stop.is_cancelled() {
-            let turn = turn();
+            let turn = turn(memory_bytes);
             let all = tables.iter().map(|(table, config)| Upkeep::new(table.clone(), config.clone(), turn.clone()));
             let all = futures::future::join_all(all.map(|upkeep| upkeep.run(stop.clone())).collect::<Vec<_>>());
             // Encoding happens on this thread, reading and writing on the runtime's.

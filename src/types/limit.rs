@@ -32,9 +32,16 @@ pub const SHARE_QUERY_PERCENT: u64 = 20;
 const _: () = assert!(SHARE_IN_FLIGHT_PERCENT + SHARE_STATE_PERCENT + SHARE_QUERY_PERCENT == 100);
 
 /// Of the in-flight share: queues of client libraries and of journals; messages handed to slots; rows that no applied
-/// epoch holds yet, with the files being written from them. Percent.
+/// epoch holds yet, with the files being written from them; compaction of the lake's tables. Percent.
 pub const IN_FLIGHT_CLIENTS_PERCENT: u64 = 15;
-pub const IN_FLIGHT_MESSAGES_PERCENT: u64 = 35;
+pub const IN_FLIGHT_MESSAGES_PERCENT: u64 = 19;
 pub const IN_FLIGHT_ROWS_PERCENT: u64 = 50;
-const _: () = assert!(IN_FLIGHT_CLIENTS_PERCENT + IN_FLIGHT_MESSAGES_PERCENT + IN_FLIGHT_ROWS_PERCENT == 100);
+pub const IN_FLIGHT_UPKEEP_PERCENT: u64 = 16;
+const _: () = assert!(
+    IN_FLIGHT_CLIENTS_PERCENT + IN_FLIGHT_MESSAGES_PERCENT + IN_FLIGHT_ROWS_PERCENT + IN_FLIGHT_UPKEEP_PERCENT == 100
+);
+
+/// What compaction has however small the budget: the parts of an upload alone, which object stores want at 5 MiB and
+/// more, are half of it. The share reaches it at `[limits] memory = "512MiB"`.
+pub const UPKEEP_BYTES_MIN: u64 = 32 * 1024 * 1024;
 const _: () = assert!(HANDOVER_MESSAGES_MAX <= BATCH_MESSAGES_MAX && HANDOVER_BYTES_MAX <= BATCH_BYTES_MAX);

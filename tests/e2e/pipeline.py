@@ -1,27 +1,43 @@
-"""The pipeline of the tests: the SQL is one; where things are differs, and stands in the TOML."""
+"""The pipelines of the tests: what differs between their TOML is where things are."""
 
 TOPIC = "vehicle.points"
 
 
-def write(directory, sql, kafka, mosquitto, store, http, flight, interval="2s"):
-    """Its files below `directory`; the path of the config."""
-    (directory / "sql").mkdir()
-    (directory / "sql" / "fleet.sql").write_text(sql)
-    config = directory / "fleet.toml"
-    config.write_text(
-        f"""[pipeline]
-name = "e2e"
+def head(name, store, http, flight, interval, memory_mib=None):
+    """What every one of them has, before its sources and tables."""
+    limits = f'[limits]\nmemory = "{memory_mib}MiB"\n' if memory_mib else ""
+    return f"""[pipeline]
+name = "{name}"
 sql = ["sql/*.sql"]
 data_dir = "data"
 
 [checkpoint]
 interval = "{interval}"
 {store.checkpoint_lines()}
+{limits}
 [server]
 http = "127.0.0.1:{http}"
 flight = "127.0.0.1:{flight}"
 
-[source.kinematic]
+[sink.lake]
+type = "delta"
+uri = "{store.lake}"
+{store.sink_lines()}
+"""
+
+
+def put(directory, name, sql, toml):
+    """The path of the config."""
+    (directory / "sql").mkdir()
+    (directory / "sql" / f"{name}.sql").write_text(sql)
+    config = directory / f"{name}.toml"
+    config.write_text(toml)
+    return config
+
+
+def write(directory, sql, kafka, mosquitto, store, http, flight, interval="2s"):
+    """The fleet's, below `directory`; the path of the config."""
+    toml = head("e2e", store, http, flight, interval) + f"""[source.kinematic]
 type = "kafka"
 brokers = ["{kafka.bootstrap}"]
 topics = ["{TOPIC}"]
@@ -36,15 +52,10 @@ topics = ["fleet/+/status"]
 client_id = "pipe-e2e"
 format = "json"
 
-[sink.lake]
-type = "delta"
-uri = "{store.lake}"
-{store.sink_lines()}
 [sink.lake.table.points]
 partition_by = ["event_date"]
 
 [sink.kv]
 type = "kv"
 """
-    )
-    return config
+    return put(directory, "fleet", sql, toml)

@@ -3,10 +3,15 @@
 //! Beside the commits, without their lock: a checkpoint says what a version was, and versions do not change. What fails
 //! here is said and tried again later.
 
+use super::log::{Log, commit_key};
+use super::summarise::{Summary, Trouble, summarise};
 use super::table::Table;
+use super::vacuum::interval;
 use crate::types::error::{Error, Result};
 use deltalake::{DeltaTable, DeltaTableError, checkpoints};
-use std::time::Duration;
+use futures::{StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// Commits between two checkpoints unless the table says otherwise. A reader replays at most so many commits.
 pub(super) const CHECKPOINT_COMMITS: u64 = 100;
@@ -14,7 +19,10 @@ pub(super) const CHECKPOINT_COMMITS: u64 = 100;
 /// Commits until a checkpoint that failed is tried again.
 const RETRY_COMMITS: u64 = 10;
 
-/// A checkpoint of 50,000 files takes 0.3 s on local disk; a store that hangs is given up and tried again.
+/// What Delta says when the table does not.
+const LOG_RETENTION_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A store that hangs is given up and tried again.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// When the next checkpoint is due.
@@ -54,14 +62,23 @@ impl Checkpoints {
 }
 
 async fn checkpoint(table: &Table, version: u64) -> Result<()> {
-    let failed = |e: DeltaTableError| Error::Unavailable(e.to_string());
-    let mut delta = DeltaTable::new(table.reader().log_store.clone());
-    delta.load_version(version).await.map_err(failed)?;
-    checkpoints::create_checkpoint(&delta, None).await.map_err(failed)?;
-    read_back(table, version).await?;
+    let configuration = table.metadata().configuration;
+    let started = Instant::now();
+    match summarise(&table.log, version, &configuration, table.clock.now_us() / 1000).await {
+        Ok(summary) => {
+            let Summary { rows, adds, bytes } = summary;
+            let duration_ms = started.elapsed().as_millis() as u64;
+            tracing::debug!(table = %table.log.name, version, rows, adds, bytes, duration_ms, "wrote a checkpoint of the log");
+        }
+        Err(Trouble::Failed(error)) => return Err(error),
+        Err(Trouble::Unknown(what)) => {
+            tracing::debug!(table = %table.log.name, version, what, "the checkpoint is left to delta-rs");
+            by_delta_rs(table, version).await?;
+        }
+    }
     table.reader().renew().await;
-    if keeps_log(&table.metadata().configuration) {
-        let removed = checkpoints::cleanup_metadata(&delta, None).await.map_err(failed)?;
+    if keeps_log(&configuration) {
+        let removed = clean(&table.log, &configuration).await?;
         if removed > 0 {
             tracing::debug!(table = %table.log.table.display, version, removed, "cleaned old versions from the log");
         }
@@ -69,8 +86,12 @@ async fn checkpoint(table: &Table, version: u64) -> Result<()> {
     Ok(())
 }
 
-/// Old versions are only ever removed behind a checkpoint that is whole.
-async fn read_back(table: &Table, version: u64) -> Result<()> {
+/// For tables of other programs that use more of Delta than we write.
+async fn by_delta_rs(table: &Table, version: u64) -> Result<()> {
+    let failed = |e: DeltaTableError| Error::Unavailable(e.to_string());
+    let mut delta = DeltaTable::new(table.reader().log_store.clone());
+    delta.load_version(version).await.map_err(failed)?;
+    checkpoints::create_checkpoint(&delta, None).await.map_err(failed)?;
     let key = format!("_delta_log/{version:020}.checkpoint.parquet");
     let bytes = table.log.table.get(&key).await?.ok_or_else(|| Error::Failed(format!("\"{key}\" is not there")))?;
     if bytes.len() < 12 || !bytes.starts_with(b"PAR1") || !bytes.ends_with(b"PAR1") {
@@ -79,8 +100,38 @@ async fn read_back(table: &Table, version: u64) -> Result<()> {
     Ok(())
 }
 
+/// Removes versions that are older than the table keeps its log, behind a checkpoint that holds what they said: every
+/// younger version can still be read. Ages are differences of the store's own times of the commits.
+async fn clean(log: &Log, configuration: &BTreeMap<String, String>) -> Result<usize> {
+    let kept = match configuration.get("delta.logRetentionDuration") {
+        None => LOG_RETENTION_DEFAULT,
+        Some(text) => match interval(text) {
+            Some(kept) => kept,
+            // As vacuum does: what is not understood deletes nothing.
+            None => return Ok(0),
+        },
+    };
+    let listing = log.listing().await?;
+    let Some(newest_ms) = listing.commits.values().max() else { return Ok(0) };
+    let cutoff_ms = newest_ms.saturating_sub(kept.as_millis() as i64);
+    let young = listing.commits.iter().find(|(_, ms)| **ms >= cutoff_ms).map_or(0, |(version, _)| *version);
+    let Some((base, _)) = listing.checkpoints.iter().rev().find(|(version, _)| *version <= young) else { return Ok(0) };
+    let commits = listing.commits.range(..base).map(|(version, _)| commit_key(*version));
+    let checkpoints = listing.checkpoints.iter().filter(|(version, _)| version < base);
+    let checkpoints = checkpoints.flat_map(|(version, parts)| log.checkpoint_keys(*version, *parts));
+    // Checkpoints first, then commits from the oldest on: wherever this ends, what is left has no hole behind its oldest
+    // checkpoint.
+    let old: Vec<_> = checkpoints.chain(commits).map(|key| Ok(log.table.path(&key))).collect();
+    let deleted = log.table.store.delete_stream(futures::stream::iter(old).boxed());
+    let gone = |e| match e {
+        object_store::Error::NotFound { .. } => Ok(()),
+        e => Err(log.table.error("clean its log", e)),
+    };
+    deleted.map(|done| done.map_or_else(gone, |_| Ok(()))).try_fold(0, |n, ()| async move { Ok(n + 1) }).await
+}
+
 /// Tables we created leave the cleaning to us; in others' it follows their own setting (on, unless they say off).
-fn keeps_log(configuration: &std::collections::BTreeMap<String, String>) -> bool {
+fn keeps_log(configuration: &BTreeMap<String, String>) -> bool {
     let set = |key: &str, value: &str| configuration.get(key).is_some_and(|v| v == value);
     set("pipe.keepsLog", "true") || !set("delta.enableExpiredLogCleanup", "false")
 }

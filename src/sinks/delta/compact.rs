@@ -16,7 +16,8 @@
 use super::bins::Bin;
 use super::commit::{PUT_TIMEOUT, follow, freshen, pause};
 use super::files::Files;
-use super::log::{Metadata, engine, lines};
+use super::log::{Log, Metadata, engine, lines};
+use super::paced::Paced;
 use super::protocol::{check_metadata, check_protocol};
 use super::rows::align;
 use super::schema::{arrow_schema, lake_schema, merge, schema_json};
@@ -28,7 +29,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use deltalake::kernel::Add;
 use futures::future::BoxFuture;
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
@@ -44,15 +45,48 @@ use tokio_util::sync::CancellationToken;
 /// Rows on their way from a file to the next.
 const BATCH_ROWS: usize = 8_192;
 
-/// A compaction holds one row group of an input and one of its output, so these bound its memory.
 const ROW_GROUP_ROWS_MAX: usize = 256 * 1024;
-const ROW_GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Parts of an upload under way before more rows are encoded: one that travels, and one that is full meanwhile.
+const UPLOAD_BYTES_MAX: u64 = 10 * 1024 * 1024;
+
+/// Files that are fetched whole before it is their turn, and how many of them at a time.
+const FETCH_BYTES_MAX: u64 = 256 * 1024;
+const FETCHES_IN_FLIGHT_MAX: usize = 8;
+
+/// How a compaction keeps within the memory it may have. It holds one row group of an input, one of its output, parts of
+/// the upload, and some thousand rows between them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Memory {
+    /// Of one row group being written. Its encoders hold about as much again.
+    row_group_bytes_max: u64,
+    /// Of one row group being read, as it is stored. An input with larger ones is left as it is.
+    input_bytes_max: u64,
+}
+
+impl Memory {
+    /// Twice a twelfth for the encoders, a third for the input, what is left for the upload and the rows in between.
+    pub fn within(bytes: u64) -> Self {
+        const MIB: u64 = 1024 * 1024;
+        Memory { row_group_bytes_max: (bytes / 12).clamp(MIB, 16 * MIB), input_bytes_max: bytes / 3 }
+    }
+
+    /// What putting this bin together holds at most, but for the rows in between.
+    pub(super) fn of(&self, bin: &Bin) -> u64 {
+        let largest = bin.inputs.iter().map(|(_, file)| file.bytes).max().unwrap_or_default();
+        let written = bin.bytes();
+        let upload = UPLOAD_BYTES_MAX + self.row_group_bytes_max;
+        let ahead = written.min(FETCH_BYTES_MAX * FETCHES_IN_FLIGHT_MAX as u64);
+        ahead + largest.min(self.input_bytes_max) + written.min(2 * self.row_group_bytes_max) + written.min(upload)
+    }
+}
 
 /// Attempts to commit one output.
 const ATTEMPTS_MAX: u32 = 6;
 
 /// Features of a table that a rewrite of its files does not touch.
-const FEATURES: [&str; 5] = ["appendOnly", "invariants", "changeDataFeed", "vacuumProtocolCheck", "timestampNtz"];
+pub(super) const FEATURES: [&str; 5] =
+    ["appendOnly", "invariants", "changeDataFeed", "vacuumProtocolCheck", "timestampNtz"];
 
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -122,9 +156,10 @@ pub(super) async fn compact(
     table: &Table,
     files: &mut Files,
     bin: &Bin,
+    memory: Memory,
     stop: &CancellationToken,
 ) -> Result<Outcome, Trouble> {
-    let Some((outputs, report)) = rewrite(table, files, bin, stop).await? else { return Ok(Outcome::Stopped) };
+    let Some((outputs, report)) = rewrite(table, files, bin, memory, stop).await? else { return Ok(Outcome::Stopped) };
     Ok(exchange(table, files, bin, outputs, report).await?)
 }
 
@@ -133,12 +168,19 @@ async fn rewrite(
     table: &Table,
     files: &Files,
     bin: &Bin,
+    memory: Memory,
     stop: &CancellationToken,
 ) -> Result<Option<(Vec<Add>, Report)>, Trouble> {
-    let mut writer = new_writer(table, &files.metadata, bin)?;
+    let store = Paced::new(table.log.table.store.clone());
+    let mut output = Output { writer: new_writer(table, &files.metadata, bin, memory, store.clone())?, store };
     let mut rows = 0;
+    let fetched = bin.inputs.iter().map(|(path, file)| fetch(table, path, file.bytes));
+    let mut fetched = futures::stream::iter(fetched).buffered(FETCHES_IN_FLIGHT_MAX);
     for (path, file) in &bin.inputs {
-        let copied = copy(table, files, path, file.bytes, &mut writer, stop).await;
+        let copied = match fetched.next().await.expect("there is one for every input") {
+            Ok(input) => copy(table, files, input, path, (&mut output, memory), stop).await,
+            Err(trouble) => Err(trouble),
+        };
         let unfit = |why: String| Trouble::Unfit { path: path.clone(), why };
         let copied = match copied {
             Ok(Some(n)) if file.rows.is_some_and(|said| said != n) => {
@@ -149,16 +191,16 @@ async fn rewrite(
         match copied {
             Ok(Some(n)) => rows += n,
             Ok(None) => {
-                writer.abort().await;
+                output.writer.abort().await;
                 return Ok(None);
             }
             Err(trouble) => {
-                writer.abort().await;
+                output.writer.abort().await;
                 return Err(trouble);
             }
         }
     }
-    let mut outputs = writer.close().await?;
+    let mut outputs = output.writer.close().await?;
     let folder = folder(bin);
     for add in &mut outputs {
         add.path = format!("{folder}{}", add.path);
@@ -185,20 +227,26 @@ async fn rewrite(
     Ok(Some((outputs, report)))
 }
 
+/// The file being written, and the store it goes to.
+struct Output {
+    writer: EpochWriter,
+    store: Arc<Paced>,
+}
+
 /// The inputs' folder, with its slash: files of one partition stay together for people and tools that look at folders.
 fn folder(bin: &Bin) -> &str {
     let path = bin.inputs.first().map_or("", |(path, _)| path);
     &path[..path.rfind('/').map_or(0, |slash| slash + 1)]
 }
 
-fn new_writer(table: &Table, metadata: &Metadata, bin: &Bin) -> Result<EpochWriter> {
+fn new_writer(table: &Table, metadata: &Metadata, bin: &Bin, memory: Memory, store: Arc<Paced>) -> Result<EpochWriter> {
     let failed = |e: String| table.log.failed(e);
     let schema = stored_schema(metadata).map_err(failed)?;
     let floats = table.format.floats;
     let row_groups = properties(&schema, floats)
         .into_builder()
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX))
+        .set_max_row_group_bytes(Some(memory.row_group_bytes_max as usize))
         .build();
     let format = FileFormat {
         // The partition's values are the same in every row, and not in the file.
@@ -212,18 +260,29 @@ fn new_writer(table: &Table, metadata: &Metadata, bin: &Bin) -> Result<EpochWrit
         "" => table.log.table.prefix.clone(),
         folder => table.log.file(folder.trim_end_matches('/')).map_err(|e| failed(e.to_string()))?,
     };
-    let location = Location { prefix, ..table.log.table.clone() };
+    let location = Location { prefix, store, ..table.log.table.clone() };
     // Not among the pending files of epochs: compaction and vacuum of a process never run at the same time.
     EpochWriter::new(Arc::new(format), location, Arc::default())
+}
+
+/// A small file at once, ahead of its turn: an epoch's file is read in a request, and not in three one after the other.
+async fn fetch(table: &Table, path: &str, bytes: u64) -> Result<StoredFile, Trouble> {
+    let at = table.log.file(path).map_err(|e| Trouble::Unfit { path: path.to_owned(), why: e.to_string() })?;
+    let mut file = StoredFile::new(&table.log, at, bytes);
+    if bytes <= FETCH_BYTES_MAX {
+        let fetched = async { file.store.get(&file.path).await?.bytes().await }.await;
+        file.whole = Some(fetched.map_err(|e| table.log.table.error(&format!("read \"{path}\""), e))?);
+    }
+    Ok(file)
 }
 
 /// Rows of one input into the writer; `None`: asked to stop.
 async fn copy(
     table: &Table,
     files: &Files,
+    file: StoredFile,
     path: &str,
-    bytes: u64,
-    writer: &mut EpochWriter,
+    (output, memory): (&mut Output, Memory),
     stop: &CancellationToken,
 ) -> Result<Option<u64>, Trouble> {
     let unfit = |why: String| Trouble::Unfit { path: path.to_owned(), why };
@@ -235,9 +294,12 @@ async fn copy(
         other => unfit(other.to_string()),
     };
     let stored = stored_schema(&files.metadata).map_err(unfit)?;
-    let full = table.log.file(path).map_err(|e| unfit(e.to_string()))?;
-    let file = StoredFile { store: table.log.table.store.clone(), path: full, bytes };
     let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(unread)?;
+    let largest = builder.metadata().row_groups().iter().map(|group| group.compressed_size()).max().unwrap_or_default();
+    if largest as u64 > memory.input_bytes_max {
+        let limit = memory.input_bytes_max;
+        return Err(unfit(format!("a row group of it has {largest} bytes, [limits] memory leaves {limit} for it")));
+    }
     let mut batches = builder.with_batch_size(BATCH_ROWS).build().map_err(unread)?;
     let mut rows = 0;
     while let Some(batch) = batches.try_next().await.map_err(unread)? {
@@ -245,7 +307,11 @@ async fn copy(
             return Ok(None);
         }
         rows += batch.num_rows() as u64;
-        writer.write(&align(&batch, &stored, &files.metadata.partition_by).map_err(unfit)?).await?;
+        output.writer.write(&align(&batch, &stored, &files.metadata.partition_by).map_err(unfit)?).await?;
+        tokio::select! {
+            () = output.store.at_most(UPLOAD_BYTES_MAX) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
     }
     Ok(Some(rows))
 }
@@ -355,20 +421,42 @@ async fn delete(table: &Table, outputs: &[Add]) {
     }
 }
 
-/// A Parquet file in a store, read a column chunk at a time.
+/// A Parquet file in a store, read a column chunk at a time, or from memory if it was fetched whole.
 pub(super) struct StoredFile {
     pub store: Arc<dyn ObjectStore>,
     pub path: Path,
     pub bytes: u64,
+    pub whole: Option<Bytes>,
+}
+
+impl StoredFile {
+    pub fn new(log: &Log, path: Path, bytes: u64) -> Self {
+        StoredFile { store: log.table.store.clone(), path, bytes, whole: None }
+    }
+
+    fn in_memory(&self, range: &Range<u64>) -> Option<Result<Bytes, ParquetError>> {
+        let whole = self.whole.as_ref()?;
+        Some(match range.start <= range.end && range.end <= whole.len() as u64 {
+            true => Ok(whole.slice(range.start as usize..range.end as usize)),
+            false => Err(ParquetError::EOF(format!("the file ends at {}, before {}", whole.len(), range.end))),
+        })
+    }
 }
 
 impl AsyncFileReader for StoredFile {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        if let Some(bytes) = self.in_memory(&range) {
+            return futures::future::ready(bytes).boxed();
+        }
         async move { self.store.get_range(&self.path, range).await.map_err(|e| ParquetError::External(Box::new(e))) }
             .boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
+        if self.whole.is_some() {
+            let bytes = ranges.iter().filter_map(|range| self.in_memory(range)).collect();
+            return futures::future::ready(bytes).boxed();
+        }
         async move { self.store.get_ranges(&self.path, &ranges).await.map_err(|e| ParquetError::External(Box::new(e))) }
             .boxed()
     }

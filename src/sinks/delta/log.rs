@@ -120,7 +120,7 @@ impl Actions {
     }
 }
 
-fn commit_key(version: u64) -> String {
+pub(super) fn commit_key(version: u64) -> String {
     format!("_delta_log/{version:020}.json")
 }
 

@@ -16,11 +16,13 @@ mod files; // which files the log names
 pub mod history; // the log file by file, for audits
 mod log; // what the log says, and the text of our commits
 pub mod look; // how a table fits what will be written
+mod paced; // uploads no faster than the store takes them
 mod protocol; // which tables we may append to
 mod rows; // rows of a statement as rows of the table
 mod schema; // Arrow and Delta types, and how a table may grow
 pub mod sink; // connects, opens or creates tables
 mod snapshot; // a pinned version for readers
+mod summarise; // a checkpoint of the log, from the one before
 pub mod table; // one table: writers, apply, snapshots
 pub mod upkeep; // beside the stream: when to checkpoint, compact and vacuum
 mod vacuum; // files that no version needs

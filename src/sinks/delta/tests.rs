@@ -3,6 +3,7 @@
 mod cleaning;
 mod compaction;
 mod hostile;
+mod summaries;
 mod values;
 
 use super::checkpoint::Checkpoints;
@@ -12,6 +13,7 @@ use super::table::{Landing, Table, TableSpec};
 use crate::env::store::Location;
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::error::{Error, Result};
+use crate::types::limit::UPKEEP_BYTES_MIN;
 use arrow::array::{ArrayRef, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -293,7 +295,7 @@ async fn numbers_find_room_without_losing_anything() {
     assert_eq!(ask(&table, "SELECT m FROM t WHERE n = -7").await, "1099511627776");
     assert_eq!(ask(&table, "SELECT m FROM t WHERE n > 299 AND x = 0.5").await, "-5");
     let config = super::config::DeltaTableConfig { compact_files_min: 2, ..Default::default() };
-    let mut upkeep = super::upkeep::Upkeep::new(table.clone(), config, super::upkeep::turn());
+    let mut upkeep = super::upkeep::Upkeep::new(table.clone(), config, super::upkeep::turn(UPKEEP_BYTES_MIN));
     upkeep.look(&Default::default()).await;
     assert_eq!(table.snapshot().version, 4);
     assert_eq!(ask(&table, "SELECT n, m, x FROM t ORDER BY n").await, rows);

@@ -6,7 +6,7 @@
 
 use super::bins::{Rule, next_bin};
 use super::checkpoint::Checkpoints;
-use super::compact::{self, Outcome, Trouble, compact, obstacle};
+use super::compact::{self, Memory, Outcome, Trouble, compact, obstacle};
 use super::config::DeltaTableConfig;
 use super::files::Files;
 use super::table::Table;
@@ -30,11 +30,15 @@ const RETRY_MAX: Duration = Duration::from_secs(3600);
 /// A stop waits so long for a file in hand to be put aside.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
-/// Whose turn it is to compact or vacuum; one per process.
-pub type Turn = Arc<Semaphore>;
+/// Whose turn it is to compact or vacuum, and the memory that goes with it; one per process.
+#[derive(Clone)]
+pub struct Turn {
+    permit: Arc<Semaphore>,
+    memory: Memory,
+}
 
-pub fn turn() -> Turn {
-    Arc::new(Semaphore::new(1))
+pub fn turn(memory_bytes: u64) -> Turn {
+    Turn { permit: Arc::new(Semaphore::new(1)), memory: Memory::within(memory_bytes) }
 }
 
 /// The upkeep of one table.
@@ -100,7 +104,7 @@ impl Upkeep {
             if !due || self.retry_at.is_some_and(|at| now < at) {
                 continue;
             }
-            let turn = self.turn.clone();
+            let turn = self.turn.permit.clone();
             let Ok(_turn) = turn.acquire().await else { return };
             self.look(stop).await;
             looked_at = *versions.borrow_and_update();
@@ -153,7 +157,12 @@ impl Upkeep {
                 return Ok(());
             };
             let started = Instant::now();
-            match compact(&self.table, &mut files, &bin, stop).await {
+            let memory = self.turn.memory;
+            let used = metrics::gauge!("pipe_budget_used_bytes", "share" => "upkeep");
+            used.set(memory.of(&bin) as f64);
+            let done = compact(&self.table, &mut files, &bin, memory, stop).await;
+            used.set(0.0);
+            match done {
                 Ok(outcome) => self.note(outcome, started.elapsed()),
                 Err(Trouble::Unfit { path, why }) => {
                     tracing::warn!(table = %self.table.log.name, file = path, why, "this file is left as it is");

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 /// What Delta says when the table does not.
-const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A file without a commit may be on its way into one, whatever the table's retention.
 pub(super) const ORPHAN_AGE_MIN: Duration = Duration::from_secs(3600);
@@ -135,7 +135,7 @@ async fn delete(table: &Table, path: &str, verdict: &Verdict, bytes: u64) -> Rep
         let full = log.file(path)?;
         if orphan {
             // The name alone could be another writer's that uses the same library.
-            let mut file = StoredFile { store: log.table.store.clone(), path: full.clone(), bytes };
+            let mut file = StoredFile::new(log, full.clone(), bytes);
             let footer = file.get_metadata(None).await;
             let writer = footer.as_ref().ok().and_then(|f| f.file_metadata().created_by());
             if !writer.is_some_and(|w| w.starts_with("pipe ")) {
@@ -177,7 +177,7 @@ fn retention(configuration: &BTreeMap<String, String>) -> Result<Duration, Strin
 }
 
 /// `interval 7 days`, `interval 1 week 12 hours`; nothing with months, which have no fixed length.
-fn interval(text: &str) -> Option<Duration> {
+pub(super) fn interval(text: &str) -> Option<Duration> {
     let mut words = text.split_whitespace().peekable();
     words.next_if(|word| word.eq_ignore_ascii_case("interval"));
     words.peek()?;

@@ -3,7 +3,7 @@
 use super::hostile::{Fate, Request};
 use super::*;
 use crate::sinks::delta::bins::{Bin, Rule, next_bin};
-use crate::sinks::delta::compact::{Outcome, Trouble, compact, obstacle};
+use crate::sinks::delta::compact::{Memory, Outcome, Trouble, compact, obstacle};
 use crate::sinks::delta::config::DeltaTableConfig;
 use crate::sinks::delta::files::Files;
 use crate::sinks::delta::upkeep::{Upkeep, turn};
@@ -14,7 +14,7 @@ const FILES_MIN: u32 = 4;
 
 pub fn upkeep(table: &Arc<Table>) -> Upkeep {
     let config = DeltaTableConfig { compact_files_min: FILES_MIN, ..DeltaTableConfig::default() };
-    Upkeep::new(table.clone(), config, turn())
+    Upkeep::new(table.clone(), config, turn(UPKEEP_BYTES_MIN))
 }
 
 async fn compact_all(table: &Arc<Table>) {
@@ -51,7 +51,7 @@ async fn planned(location: &Location, n: u64) -> (Arc<Table>, Files, Bin) {
 }
 
 async fn run(table: &Table, files: &mut Files, bin: &Bin) -> Result<Outcome, Trouble> {
-    compact(table, files, bin, &CancellationToken::new()).await
+    compact(table, files, bin, Memory::within(UPKEEP_BYTES_MIN), &CancellationToken::new()).await
 }
 
 fn hostile() -> (Arc<LosesAnswers>, Location) {
@@ -367,7 +367,10 @@ async fn a_stop_leaves_the_table_as_it_was() {
     let (table, mut files, bin) = planned(&location, 5).await;
     let stop = CancellationToken::new();
     stop.cancel();
-    assert!(matches!(compact(&table, &mut files, &bin, &stop).await, Ok(Outcome::Stopped)));
+    assert!(matches!(
+        compact(&table, &mut files, &bin, Memory::within(UPKEEP_BYTES_MIN), &stop).await,
+        Ok(Outcome::Stopped)
+    ));
     assert_eq!((stored(&location).await, table.snapshot().version), (5, 5));
 }
 
@@ -401,5 +404,77 @@ async fn checkpoints_that_fail_are_tried_again() {
         assert_eq!(again.snapshot().applied, Epoch(40), "{request:?} {path} {fate:?}");
         let log = location.list(&format!("{TABLE}/_delta_log")).await.unwrap();
         assert!(log.len() < 40, "{request:?} {path} {fate:?}: {} objects are left in the log", log.len());
+    }
+}
+
+/// Rows that come late, again and again, over a month of partitions: each commit adds a file to each of them, and
+/// compaction takes those together.
+#[tokio::test(flavor = "multi_thread")]
+async fn late_rows_over_many_partitions_are_put_together() {
+    let location = Location::in_memory();
+    let table = open(&location, spec(&[("id", DataType::Int64), ("name", DataType::Utf8)], &["name"])).await.unwrap();
+    const DAYS: i64 = 30;
+    let (late, total) = (500, 20 * 500);
+    for epoch in 0..20 {
+        let ids = epoch * late..(epoch + 1) * late;
+        let names = StringArray::from_iter_values(ids.clone().map(|id| format!("d{}", id * 7_919 % DAYS)));
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
+        let rows = RecordBatch::try_new(plain().schema, vec![ids, Arc::new(names)]).unwrap();
+        // In many small batches, as they arrive.
+        let batches: Vec<_> = (0..late as usize / 10).map(|i| rows.slice(i * 10, 10)).collect();
+        let next = landing(&table, &batches).await;
+        assert_eq!(next.adds.len(), DAYS as usize, "one file per partition");
+        table.apply(Epoch(epoch as u64 + 1), &next).await.unwrap();
+    }
+    assert_eq!(active(&table).await.active.len(), 20 * DAYS as usize);
+    compact_all(&table).await;
+    let files = active(&table).await.active;
+    assert_eq!((files.len(), files.values().filter_map(|f| f.rows).sum::<u64>()), (DAYS as usize, total as u64));
+    assert_eq!(count(&table).await, format!("{total} {total} {}", total * (total - 1) / 2));
+}
+
+/// What a compaction may hold follows from its share of `[limits] memory`: a file whose row groups are too large for it
+/// stays, others are put together.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_too_large_for_the_memory_are_left_alone() {
+    let location = Location::in_memory();
+    let table = open(&location, plain()).await.unwrap();
+    for epoch in 1..=8 {
+        let n = if epoch % 2 == 0 { 1 } else { 2_000 };
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..n));
+        let names = StringArray::from_iter_values((0..n).map(|_| uuid::Uuid::new_v4().to_string()));
+        let rows = RecordBatch::try_new(plain().schema, vec![ids, Arc::new(names)]).unwrap();
+        table.apply(Epoch(epoch), &landing(&table, &[rows]).await).await.unwrap();
+    }
+    let sizes = async || {
+        let files = active(&table).await.active;
+        (files.len(), files.values().filter(|f| f.bytes > 20 * 1024).count())
+    };
+    assert_eq!(sizes().await, (8, 4));
+    let config = DeltaTableConfig { compact_files_min: FILES_MIN, ..DeltaTableConfig::default() };
+    let upkeep = |memory| Upkeep::new(table.clone(), config.clone(), turn(memory));
+    upkeep(60 * 1024).look(&CancellationToken::new()).await;
+    assert_eq!(sizes().await, (5, 4));
+    upkeep(UPKEEP_BYTES_MIN).look(&CancellationToken::new()).await;
+    assert_eq!(sizes().await, (2, 1));
+    assert_eq!(ask(&table, "SELECT count(*) FROM t").await, "8004");
+}
+
+#[test]
+fn a_bin_never_needs_more_than_the_share() {
+    for share in [UPKEEP_BYTES_MIN, 2 * UPKEEP_BYTES_MIN, 1 << 30] {
+        for bytes in [1 << 10, 1 << 20, 10 << 20, 64 << 20, 4 << 30] {
+            let file = crate::sinks::delta::files::DataFile {
+                written_as: None,
+                partition: vec![],
+                bytes,
+                modified_ms: 0,
+                rows: None,
+                has_deletions: false,
+            };
+            let bin = Bin { partition: vec![], inputs: vec![("a".into(), file.clone()), ("b".into(), file)] };
+            let held = Memory::within(share).of(&bin);
+            assert!(held <= share && held <= 7 * bytes, "{held} of {share} for two files of {bytes}");
+        }
     }
 }
