@@ -66,6 +66,7 @@ fn message(sent: Sent) -> Message {
         headers: None,
         timestamp_us: None,
         received_at_us: 0,
+        replayed: None,
     }
 }
 

@@ -1,14 +1,22 @@
-//! `pipe dlq`: the messages that were set aside, counted and shown, straight from their table.
+//! `pipe dlq`: the messages that were set aside, counted and shown straight from their table, and replayed.
+
+mod replay; // through the pipeline once more
 
 use crate::cli::{call_fault, count, print};
-use crate::engine::dead_letter;
-use crate::engine::load;
+use crate::config::spec::Config;
+use crate::engine::{dead_letter, load};
+use crate::env::clock::Clock;
 use crate::env::store;
-use crate::query::dead_letters::{Answer, DeadLetters};
+use crate::query::dead_letters::{Answer, DeadLetters, Which, Wish};
 use crate::query::error::{Kind, QueryError};
 use crate::serve::http::format::{Encoder, Format};
-use crate::sinks::delta::{config, history};
+use crate::sinks::delta::config::validate;
+use crate::sinks::delta::history;
 use crate::types::error::Error;
+use crate::types::fault::closest;
+use crate::types::limit::SHARE_QUERY_PERCENT;
+use crate::types::reject::RejectReason;
+use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use arrow::util::pretty::pretty_format_batches_with_schema;
 use clap::Subcommand;
 use serde_json::Value;
@@ -16,20 +24,22 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// The messages that were rejected: what they were, where they came from and why
+/// The messages that were rejected: what they were, where they came from and why; and replaying them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   pipe dlq list --config pipelines/fleet.toml
   pipe dlq show --config pipelines/fleet.toml --where \"code = 'type'\" --limit 5
-  pipe dlq show --config pipelines/fleet.toml --where \"source = 'status'\" --json
+  pipe dlq show --config pipelines/fleet.toml --source status --since 2h --json
+  pipe dlq list --config pipelines/fleet.toml --replayed
+  pipe dlq replay --config pipelines/fleet.toml --reason sql
 
-Columns for --where: source, topic, partition, position, key, received_at, reason, statement,
-attempt, payload; and text (the payload, where it is UTF-8) and code (the reason's first word:
-syntax, type, null, unknown_field, no_route, sql, too_large). Fields of the payload:
+Columns for --where: source, topic, partition, position, key, received_at, timestamp, headers, reason,
+statement, attempt, payload, chain; and text (the payload, where it is UTF-8) and code (the reason's
+first word: syntax, type, null, unknown_field, no_route, sql, too_large). Fields of the payload:
 json_get_str(text, 'vehicle_id') = 'v17'.
 
-The table is read as it is committed, whether a pipeline runs or not.
+list and show read the table as it is committed, whether a pipeline runs or not.
 Exit codes: 0 ok, 1 it could not be read, 2 the config or the predicate is wrong.")]
 pub struct Args {
     #[command(subcommand)]
@@ -39,19 +49,22 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Counts by source, reason and statement
-    List(Which),
+    List(ListArgs),
     /// One by one, the newest first, with their payload
-    Show(Which),
+    Show(ListArgs),
+    Replay(replay::Args),
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
+struct ListArgs {
     /// The config file
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
-    /// Only those for which this SQL predicate holds
-    #[arg(long = "where", value_name = "PREDICATE")]
-    predicate: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Those that were dead and have been replayed, instead of those that are dead
+    #[arg(long)]
+    replayed: bool,
     /// At most so many lines
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
@@ -60,24 +73,70 @@ struct Which {
     json: bool,
 }
 
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (which, is_list) = match &args.verb {
-        Verb::List(which) => (which, true),
-        Verb::Show(which) => (which, false),
-    };
-    let letters = open(which).await?;
-    // One more than asked for tells whether there are more.
-    let asked = which.limit.saturating_add(1);
-    let answer = if is_list { letters.counted(asked).await } else { letters.shown(asked).await }.map_err(told)?;
-    let (answer, more) = cut(answer, which.limit);
-    match (which.json, is_list) {
-        (true, _) => print(&ndjson(&answer)?)?,
-        (false, true) => {
-            print(&format!("{}\n", pretty_format_batches_with_schema(answer.schema.clone(), &answer.rows)?))?
+/// Which dead letters are meant.
+#[derive(Debug, clap::Args)]
+pub struct Filter {
+    /// Only those of this source
+    #[arg(long, value_name = "SOURCE")]
+    source: Option<String>,
+    /// Only those with this first word of their reason
+    #[arg(long, value_name = "WORD")]
+    reason: Option<String>,
+    /// Only those received since then: a time ("2026-11-22T08:00:00Z") or how long ago ("2h")
+    #[arg(long, value_name = "WHEN")]
+    since: Option<String>,
+    /// Only those for which this SQL predicate holds
+    #[arg(long = "where", value_name = "PREDICATE")]
+    predicate: Option<String>,
+}
+
+impl Filter {
+    fn wish(self, which: Which) -> anyhow::Result<Wish> {
+        if let Some(word) = self.reason.as_deref().filter(|word| !RejectReason::CODES.contains(word)) {
+            let hint = match closest(word, RejectReason::CODES) {
+                Some(near) => format!("Did you mean \"{near}\"?"),
+                None => format!("They begin with {}.", RejectReason::CODES.join(", ")),
+            };
+            return Err(call_fault(format!("--reason: no reason begins with \"{word}\""), &hint));
         }
+        let since_us = self.since.as_deref().map(|text| since(text, Clock::System.now_us())).transpose()?;
+        Ok(Wish { which, source: self.source, reason: self.reason, since_us, predicate: self.predicate })
+    }
+}
+
+/// Microseconds UTC.
+fn since(text: &str, now_us: i64) -> anyhow::Result<i64> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Ok(now_us.saturating_sub(i64::try_from(ago.as_micros()).unwrap_or(i64::MAX)));
+    }
+    match string_to_timestamp_nanos(text) {
+        Ok(nanos) => Ok(nanos / 1_000),
+        Err(_) => Err(call_fault(
+            format!("--since: \"{text}\" is neither a time nor a length of time"),
+            "For example 2026-11-22, 2026-11-22T08:00:00Z, 30m, 2h or 7d; without an offset a time is UTC.",
+        )),
+    }
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (args, is_list) = match args.verb {
+        Verb::List(args) => (args, true),
+        Verb::Show(args) => (args, false),
+        Verb::Replay(args) => return replay::run(args).await,
+    };
+    let config = load::load(&args.config)?.config;
+    let wish = args.filter.wish(if args.replayed { Which::Replayed } else { Which::Dead })?;
+    let letters = open(&config, &wish).await?;
+    // One more than asked for tells whether there are more.
+    let asked = args.limit.saturating_add(1);
+    let answer = if is_list { letters.counted(asked).await } else { letters.shown(asked).await }.map_err(told)?;
+    let (answer, more) = cut(answer, args.limit);
+    match (args.json, is_list) {
+        (true, _) => print(&ndjson(&answer)?)?,
+        (false, true) => print(&table(&answer)?)?,
         (false, false) => print(&letters_as_text(&ndjson(&answer)?)?)?,
     }
-    if !which.json {
+    if !args.json {
         let rows: usize = answer.rows.iter().map(|r| r.num_rows()).sum();
         let note = if more { ", and more: --limit shows them" } else { "" };
         print(&format!("({}{note})\n", count(rows, if is_list { "line" } else { "dead letter" })))?;
@@ -85,11 +144,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(which: &Which) -> anyhow::Result<DeadLetters> {
-    let config = load::load(&which.config)?.config;
+async fn open(config: &Config, wish: &Wish) -> anyhow::Result<DeadLetters> {
     let sink = &config.dead_letter_sink;
     let spec = config.sinks.get(sink).ok_or_else(|| Error::Failed(format!("the config has no sink \"{sink}\"")))?;
-    let delta = config::validate(&spec.section).map_err(Error::Config)?;
+    let delta = validate(&spec.section).map_err(Error::Config)?;
     let options = spec.section.reveal_settings("options", &delta.options).map_err(Error::Config)?;
     let name = format!("{sink}.{}", dead_letter::TABLE);
     let location = store::open_existing(&delta.uri, &options).map_err(|e| e.context(format!("sink \"{sink}\"")))?;
@@ -97,7 +155,12 @@ async fn open(which: &Which) -> anyhow::Result<DeadLetters> {
         let what = format!("there is no table \"{name}\" at {}", location.under(dead_letter::TABLE).display);
         return Err(Error::refused(what, "It is made at the first start of the pipeline.").into());
     };
-    DeadLetters::new(table, which.predicate.as_deref()).await.map_err(told)
+    DeadLetters::new(table, wish, query_bytes(config)).await.map_err(told)
+}
+
+/// What of the limit is for queries: here nothing else needs it.
+fn query_bytes(config: &Config) -> u64 {
+    config.limits.memory.0 * SHARE_QUERY_PERCENT / 100
 }
 
 fn told(error: QueryError) -> anyhow::Error {
@@ -120,6 +183,10 @@ fn cut(answer: Answer, limit: usize) -> (Answer, bool) {
         rows.push(batch.slice(0, taken));
     }
     (Answer { schema: answer.schema, rows }, more)
+}
+
+fn table(answer: &Answer) -> anyhow::Result<String> {
+    Ok(format!("{}\n", pretty_format_batches_with_schema(answer.schema.clone(), &answer.rows)?))
 }
 
 fn ndjson(answer: &Answer) -> anyhow::Result<String> {
@@ -167,6 +234,16 @@ fn letters_as_text(lines: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn since_takes_times_and_lengths_of_time() {
+        let now_us = 1_000_000_000_000;
+        let at = |text: &str| since(text, now_us).map_err(|e| e.to_string());
+        assert_eq!(at("1970-01-02"), Ok(86_400_000_000));
+        assert_eq!(at("1970-01-01T01:00:00+01:00"), Ok(0));
+        assert_eq!(at("1h 30m"), Ok(now_us - 5_400_000_000));
+        assert!(at("yesterday").unwrap_err().contains("--since: \"yesterday\" is neither"));
+    }
 
     #[test]
     fn a_letter_reads_from_top_to_bottom() {

@@ -51,20 +51,8 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = StartOptions { once: args.once, quarantine_journal: args.quarantine_journal };
     let mut served = Served::open(&args.config, options, &args.skip).await?;
-    let mut signals = Signals::new()?;
     let grace = served.grace;
-    let ended = tokio::select! {
-        ended = served.running.wait() => ended,
-        name = signals.next() => {
-            tracing::info!(signal = name, grace_s = grace.as_secs(), "stopping: reading ends, the last checkpoint is written");
-            served.running.stop();
-            tokio::select! {
-                ended = served.running.wait() => ended,
-                _ = tokio::time::sleep(grace) => Err(given_up("the last checkpoint took longer than shutdown_timeout")),
-                _ = signals.next() => Err(given_up("a second signal came")),
-            }
-        }
-    };
+    let ended = until_end(&mut served.running, grace).await?;
     if let Err(error) = ended {
         tracing::error!("{error}");
         // Threads of a pipeline that was given up may still be at work; nothing of theirs counts any more.
@@ -75,6 +63,22 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     served.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a pipeline ended, by itself or after a signal. The outer error: signals cannot be watched.
+pub async fn until_end(running: &mut Running, grace: Duration) -> Result<Result<()>> {
+    let mut signals = Signals::new()?;
+    let name = tokio::select! {
+        ended = running.wait() => return Ok(ended),
+        name = signals.next() => name,
+    };
+    tracing::info!(signal = name, grace_s = grace.as_secs(), "stopping: reading ends, the last checkpoint is written");
+    running.stop();
+    Ok(tokio::select! {
+        ended = running.wait() => ended,
+        _ = tokio::time::sleep(grace) => Err(given_up("the last checkpoint took longer than shutdown_timeout")),
+        _ = signals.next() => Err(given_up("a second signal came")),
+    })
 }
 
 fn given_up(why: &str) -> Error {

@@ -34,6 +34,7 @@ pub fn message(payload: &[u8]) -> Message {
         headers: None,
         timestamp_us: None,
         received_at_us: 0,
+        replayed: None,
     }
 }
 

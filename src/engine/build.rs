@@ -174,6 +174,7 @@ pub async fn build(ground: Ground) -> Result<Parts> {
             board: boards[slot].clone(),
             pressure: pressure.clone(),
             dead_letter: ground.dead_letter.clone(),
+            chain: claim.chain.clone(),
             clock: clock.clone(),
         }));
         deliveries.push(delivery_box);

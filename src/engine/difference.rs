@@ -13,6 +13,7 @@ use crate::sql::plan::Plan;
 use crate::sql::why_changed;
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::error::{Error, Result};
+use crate::types::message::REPLAY_SOURCE;
 use serde::Serialize;
 
 #[derive(Clone, Debug, Serialize)]
@@ -92,7 +93,8 @@ pub async fn difference(assembled: &Assembled) -> Result<Difference> {
     Ok(compare(head.as_ref(), &assembled.config, &assembled.plan, looked))
 }
 
-async fn head(config: &Config) -> Result<Option<Record>> {
+/// The newest record, as far as there is one. Reads only.
+pub async fn head(config: &Config) -> Result<Option<Record>> {
     let Some(chain) = Chain::find(config)? else { return Ok(None) };
     let Some(newest) = chain.epochs().await?.pop() else { return Ok(None) };
     let unreadable = |why: String| {
@@ -120,6 +122,8 @@ fn compare(head: Option<&Record>, config: &Config, plan: &Plan, looked: Vec<(Str
     let tables = tables(head, looked, &mut refusals);
     let standing = |head: &Record| -> Vec<Standing> {
         head.positions()
+            // What was replayed is no place to read on from.
+            .filter(|(partition, _)| *partition.source != *REPLAY_SOURCE)
             .map(|(partition, position)| Standing {
                 source: partition.source.to_string(),
                 partition: partition.name.to_string(),

@@ -1,12 +1,14 @@
 //! Handovers -> one decoded batch: rows per table with their meta columns, rejects, and what became of every message.
 
 use crate::codec::json::{JsonDecoder, JsonOptions};
+use crate::engine::headers;
 use crate::sources::Handover;
 use crate::sql::plan::Plan;
 use crate::types::invariant;
 use crate::types::limit::MESSAGE_BYTES_MAX;
 use crate::types::lineage::{Lineage, Origin};
-use crate::types::message::Message;
+use crate::types::message::{Message, Messages};
+use crate::types::position::PartitionId;
 use crate::types::reject::{Reject, RejectReason};
 use crate::types::table::Table;
 use arrow::array::{
@@ -14,7 +16,6 @@ use arrow::array::{
 };
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
-use base64::Engine as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -74,18 +75,18 @@ impl Ingest {
         for handover in handovers {
             let first = lineage.origins.len() as u32;
             let messages = &handover.messages;
-            lineage.origins.extend(messages.items.iter().map(|m| Origin {
-                partition: messages.partition.clone(),
-                partition_label: messages.partition_label.clone(),
-                topic: m.topic.clone(),
-                position: m.position,
-            }));
-            match self.sources.get_mut(&messages.partition.source) {
-                Some(source) => push_within_limit(&mut source.decoder, &messages.items, first, &mut rejects),
-                None => rejects.extend((0..messages.items.len() as u32).map(|i| Reject {
-                    index: first + i,
-                    reason: RejectReason::NoRoute("no table reads this source".into()),
-                })),
+            lineage.origins.extend(messages.items.iter().map(|m| origin(messages, m)));
+            let mut at = first;
+            for run in messages.items.chunk_by(have_one_source) {
+                let source = run[0].replayed.as_ref().map_or(&messages.partition.source, |first| &first.source);
+                match self.sources.get_mut(source) {
+                    Some(source) => push_within_limit(&mut source.decoder, run, at, &mut rejects),
+                    None => rejects.extend((0..run.len() as u32).map(|i| Reject {
+                        index: at + i,
+                        reason: RejectReason::NoRoute("no table reads this source".into()),
+                    })),
+                }
+                at += run.len() as u32;
             }
         }
         self.collect(handovers, lineage, rejects)
@@ -127,6 +128,33 @@ impl Ingest {
             format!("{left} messages have no outcome, the decoder dropped {dropped}")
         });
         Ingested { tables, lineage, rejects, outcomes, unknown_fields }
+    }
+}
+
+/// Where a message is from; of a replayed one, where it came from first.
+fn origin(messages: &Messages, message: &Message) -> Origin {
+    let topic = message.topic.clone();
+    match &message.replayed {
+        None => Origin {
+            partition: messages.partition.clone(),
+            partition_label: messages.partition_label.clone(),
+            topic,
+            position: message.position,
+        },
+        Some(first) => Origin {
+            partition: Arc::new(PartitionId { source: first.source.clone(), name: first.partition_label.clone() }),
+            partition_label: first.partition_label.clone(),
+            topic,
+            position: first.position,
+        },
+    }
+}
+
+/// Messages of one handover are of its source; those of a replay are of several.
+fn have_one_source(a: &Message, b: &Message) -> bool {
+    match (&a.replayed, &b.replayed) {
+        (Some(a), Some(b)) => a.source == b.source,
+        (a, b) => a.is_none() && b.is_none(),
     }
 }
 
@@ -233,22 +261,7 @@ impl MetaRows<'_> {
 
     fn headers(&self) -> ArrayRef {
         let mut column = StringBuilder::new();
-        self.each(|m| {
-            column.append_option(m.headers.as_ref().map(|headers| {
-                let pairs: Vec<serde_json::Value> = headers
-                    .iter()
-                    .map(|(name, value)| match value.as_ref().map(|v| std::str::from_utf8(v).map_err(|_| v)) {
-                        None => serde_json::json!([name.as_ref(), null]),
-                        Some(Ok(text)) => serde_json::json!([name.as_ref(), text]),
-                        Some(Err(raw)) => {
-                            let text = base64::engine::general_purpose::STANDARD.encode(raw);
-                            serde_json::json!([name.as_ref(), { "base64": text }])
-                        }
-                    })
-                    .collect();
-                serde_json::Value::Array(pairs).to_string()
-            }))
-        });
+        self.each(|m| column.append_option(m.headers.as_deref().map(headers::to_json)));
         Arc::new(column.finish())
     }
 }

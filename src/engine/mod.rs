@@ -15,12 +15,14 @@ pub mod dead_letter; // rejects as rows
 pub mod deliver; // rows -> the epoch's Parquet files
 pub mod difference; // what a start under another config or SQL would keep
 pub mod fenced; // what a fenced process leaves behind
+pub mod headers; // of a message, as JSON and back
 pub mod ingest; // handovers -> one decoded batch
 pub mod lake; // what is needed of tables that take rows exactly once
 pub mod load; // config and SQL files from disk
 pub mod pressure; // what a full share of the memory budget does
 pub mod published; // what a slot shows after every batch
 pub mod recover; // observe, decide, roll forward, claim
+pub mod replay; // dead letters as a source
 pub mod retry; // again, with backoff
 pub mod running; // handle to a running pipeline: facts for readers, stop, wait
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Order matters: the claim record fences a second process before anything is taken from a broker, and no source starts
 //! before every slot stands where the record says.
 
+use crate::checkpoint::record::Record;
 use crate::config::spec::{Config, Slots};
 use crate::engine::assemble::{Assembled, DeltaPart};
 use crate::engine::build::{Ground, SourceStart, build};
@@ -13,6 +14,7 @@ use crate::engine::dead_letter;
 use crate::engine::fenced::{Journalled, with_left_behind};
 use crate::engine::lake::DeltaLake;
 use crate::engine::recover;
+use crate::engine::replay::{DeadLetterSource, Replay};
 use crate::engine::retry::for_a_minute;
 use crate::engine::running::{Live, LiveSource, Running};
 use crate::engine::taken::Taken;
@@ -25,17 +27,19 @@ use crate::journal;
 use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
 use crate::sinks::kv::config::KvConfig;
-use crate::sources::{OpenContext, SourceContext};
+use crate::sources::{Applied, OpenContext, Source, SourceContext};
 use crate::sql::plan::{InsertFrom, Plan};
 use crate::types::epoch::ChainId;
 use crate::types::error::{Error, Result, panic_text};
 use crate::types::limit::{IN_FLIGHT_CLIENTS_PERCENT, SHARE_IN_FLIGHT_PERCENT, SHARE_STATE_PERCENT};
+use crate::types::message::REPLAY_SOURCE;
+use crate::types::position::PartitionId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +53,19 @@ pub struct StartOptions {
 
 /// Starts a pipeline. Returns when it runs; sources may still be connecting (`/readyz` tells).
 pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Running> {
+    run(assembled, options, None).await
+}
+
+/// Starts a pipeline that reads nothing but its own dead letters, and ends when it has.
+pub async fn replay(mut assembled: Assembled, replay: Replay) -> Result<Running> {
+    // Key-value stores stay as they are: the next ordinary start writes them anew, before anyone can read them.
+    let mut plan = Plan::clone(&assembled.plan);
+    plan.inserts.retain(|insert| matches!(insert.from, InsertFrom::Node(_)));
+    assembled.plan = Arc::new(plan);
+    run(assembled, StartOptions { once: true, ..StartOptions::default() }, Some(replay)).await
+}
+
+async fn run(assembled: Assembled, options: StartOptions, replay: Option<Replay>) -> Result<Running> {
     let Assembled { config, plan, sources, decoding, delta, kv, dead_letter_sink } = assembled;
     let clock = Clock::System;
     let data_dir = config.pipeline.data_dir.0.clone();
@@ -61,15 +78,20 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let wanted = wanted_tables(&plan, &dead_letter_sink, &delta);
     let lake = Arc::new(DeltaLake::new(delta));
     let slots = slot_count(&config.pipeline.slots) as u32;
+    let dead_letters: Arc<str> = format!("{dead_letter_sink}.{}", dead_letter::TABLE).into();
+    let names = match replay {
+        Some(_) => vec![REPLAY_SOURCE.to_string()],
+        None => sources.iter().map(|s| s.name.clone()).collect(),
+    };
     let parts = build(Ground {
         pipeline: config.pipeline.name.clone(),
         plan: plan.clone(),
-        sources: sources.iter().map(|s| s.name.clone()).collect(),
+        sources: names,
         decoding,
         chain,
         lake: lake.clone(),
         wanted,
-        dead_letter: format!("{dead_letter_sink}.{}", dead_letter::TABLE).into(),
+        dead_letter: dead_letters.clone(),
         kv: kv.clone(),
         journals: journals(&config, &data_dir)?,
         author: Authorship { owner: recover::owner(&clock), slots, uuids: Uuids::Random },
@@ -94,6 +116,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
         crew.thread("upsert", move || upserter.run(touched));
     }
 
+    // Of a replay there is nothing to look up: nobody is shown its source.
     let kind = |name: &str| sources.iter().find(|s| s.name == name).map(|s| s.kind.connector.kind.to_string());
     let live_source = |s: &SourceStart| {
         let kind = kind(&s.name).unwrap_or_default();
@@ -120,24 +143,31 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let stop = CancellationToken::new();
     let kept = live.tables.iter().map(|t| (t.table.clone(), lake.table_config(&t.sink, &t.table.spec().name)));
     crew.threads.push(upkeep::start(kept.collect(), in_flight_bytes, stop.child_token()));
-    let mut journals = Vec::new();
-    let taken =
-        Taken { boards: live.boards.clone(), applied: parts.sources.iter().map(|s| s.applied.clone()).collect() };
+    let taken = Taken { boards: live.boards.clone(), applied: standing(&parts.sources, &parts.claim) };
+    let journals = match replay {
+        Some(_) => Vec::new(),
+        None => parts.sources.iter().map(|s| journalled(s, &data_dir)).collect(),
+    };
+    let opened: Vec<Box<dyn Source>> = match replay {
+        Some(replay) => {
+            let letters = live.tables.iter().find(|t| t.key == dead_letters);
+            let letters = letters.ok_or_else(|| Error::Failed(format!("the table {dead_letters} is not open")))?;
+            vec![Box::new(DeadLetterSource { table: letters.table.snapshot().provider, replay })]
+        }
+        None => {
+            let queue_bytes = in_flight_bytes * IN_FLIGHT_CLIENTS_PERCENT / 100 / sources.len().max(1) as u64;
+            let context = OpenContext {
+                data_dir: data_dir.clone(),
+                chain: parts.claim.chain.clone(),
+                queue_bytes,
+                quarantine_journal: options.quarantine_journal,
+            };
+            let opened = sources.iter().map(|part| (part.kind.open)(&part.section, context.clone()));
+            opened.collect::<Result<_>>()?
+        }
+    };
     let mut running_sources = JoinSet::new();
-    let queue_bytes = in_flight_bytes * IN_FLIGHT_CLIENTS_PERCENT / 100 / sources.len().max(1) as u64;
-    for (part, begin) in sources.into_iter().zip(parts.sources) {
-        let open = OpenContext {
-            data_dir: data_dir.clone(),
-            chain: parts.claim.chain.clone(),
-            queue_bytes,
-            quarantine_journal: options.quarantine_journal,
-        };
-        let source = (part.kind.open)(&part.section, open)?;
-        journals.push(Journalled {
-            source: part.name.clone(),
-            dir: journal::directory(&data_dir, &part.name),
-            applied: begin.applied.clone(),
-        });
+    for (source, begin) in opened.into_iter().zip(parts.sources) {
         let context = SourceContext {
             intake: parts.intake.clone(),
             start: begin.start,
@@ -147,7 +177,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
             status: begin.status,
             clock: clock.clone(),
         };
-        running_sources.spawn(async move { (part.name, source.run(context).await) });
+        running_sources.spawn(async move { (begin.name, source.run(context).await) });
     }
     drop(parts.intake);
     // Ends by itself with the checkpointer; nothing waits for it.
@@ -156,6 +186,23 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
     let supervisor = Supervisor { crew, stop: stop.clone(), finish: parts.finish, abandon, taken, journals, lock };
     let supervisor = tokio::spawn(supervisor.run(running_sources, parts.checkpointer));
     Ok(Running { live, stop, supervisor })
+}
+
+fn journalled(source: &SourceStart, data_dir: &Path) -> Journalled {
+    Journalled {
+        source: source.name.clone(),
+        dir: journal::directory(data_dir, &source.name),
+        applied: source.applied.clone(),
+    }
+}
+
+/// How far each partition counts; one whose source is not read in this run stands where the claim says.
+fn standing(sources: &[SourceStart], claim: &Record) -> Vec<watch::Receiver<Applied>> {
+    let is_read = |partition: &PartitionId| sources.iter().any(|s| *s.name == *partition.source);
+    let idle = claim.positions().filter(|(p, _)| !is_read(p)).map(|(p, at)| (p.clone(), at)).collect();
+    let mut standing: Vec<_> = sources.iter().map(|s| s.applied.clone()).collect();
+    standing.push(watch::channel(Arc::new(idle)).1);
+    standing
 }
 
 fn slot_count(slots: &Slots) -> usize {

@@ -266,6 +266,7 @@ fn messages(partition: usize, from: u64, to: u64, pad: usize) -> Messages {
         headers: None,
         timestamp_us: None,
         received_at_us: 0,
+        replayed: None,
     };
     let name = format!("p{partition}");
     Messages {

@@ -4,7 +4,7 @@
 //! batch (I3); a cut falls between two batches. It leaves files to `deliver`, keys to `upsert`, and never does I/O.
 
 use crate::checkpoint::next::PartitionCut;
-use crate::engine::dead_letter;
+use crate::engine::dead_letter::{self, Fate, Letter};
 use crate::engine::deliver::Delivery;
 use crate::engine::ingest::{Ingest, Ingested, Outcome, message_at};
 use crate::engine::pressure::{Cause, Pressure};
@@ -19,10 +19,11 @@ use crate::sql::plan::{InsertFrom, Plan};
 use crate::state::cut::SlotView;
 use crate::state::view::{FrozenView, ViewState};
 use crate::types::count::Counts;
-use crate::types::epoch::Epoch;
+use crate::types::epoch::{ChainId, Epoch};
 use crate::types::error::{Error, Result};
 use crate::types::invariant;
 use crate::types::limit::BATCH_MESSAGES_MAX;
+use crate::types::message::REPLAY_SOURCE;
 use crate::types::position::{PartitionId, Position, Span};
 use arrow::record_batch::RecordBatch;
 use std::collections::BTreeMap;
@@ -68,6 +69,7 @@ pub struct WorkerParts {
     pub pressure: Arc<Pressure>,
     /// "sink.dead_letter"
     pub dead_letter: Arc<str>,
+    pub chain: ChainId,
     pub clock: crate::env::clock::Clock,
 }
 
@@ -300,7 +302,7 @@ impl Worker {
                 self.deliver(&table, rows)?;
             }
         }
-        self.deliver_rejects(&handovers, &ingested)?;
+        self.deliver_letters(&handovers, &ingested)?;
         self.batches += 1;
         self.publish();
         self.notify_upsert(touched)
@@ -317,22 +319,33 @@ impl Worker {
         self.parts.deliver.blocking_send(delivery).map_err(stopped)
     }
 
-    fn deliver_rejects(&mut self, handovers: &[Handover], ingested: &Ingested) -> Result<()> {
-        if ingested.rejects.is_empty() {
+    /// One row per rejected message, and per replayed one: what became of it.
+    fn deliver_letters(&mut self, handovers: &[Handover], ingested: &Ingested) -> Result<()> {
+        let mut fates: Vec<(u32, Fate)> = Vec::new();
+        for reject in &ingested.rejects {
+            *self.rejects.entry(reject.reason.code()).or_default() += 1;
+            fates.push((reject.index, Fate::Rejected(&reject.reason)));
+        }
+        if handovers.iter().any(|h| *h.messages.partition.source == *REPLAY_SOURCE) {
+            fates.extend((0..).zip(&ingested.outcomes).filter_map(|(index, outcome)| match outcome {
+                Outcome::Rejected => None,
+                _ if message_at(handovers, index).replayed.is_none() => None,
+                Outcome::Decoded => Some((index, Fate::Replayed)),
+                Outcome::Dropped => Some((index, Fate::Dropped)),
+            }));
+        }
+        if fates.is_empty() {
             return Ok(());
         }
-        let mut rejects: Vec<_> = ingested
-            .rejects
-            .iter()
-            .map(|r| (r.clone(), &ingested.lineage.origins[r.index as usize], message_at(handovers, r.index)))
-            .collect();
-        rejects.sort_by_key(|(r, _, _)| r.index);
-        for (reject, origin, _) in &rejects {
-            *self.rejects.entry(reject.reason.code()).or_default() += 1;
-            tracing::debug!(partition = %origin.partition, position = origin.position.0, reason = %reject.reason, "message rejected");
+        fates.sort_by_key(|(index, _)| *index);
+        let mut letters = Vec::with_capacity(fates.len());
+        for (index, fate) in fates {
+            let origin = &ingested.lineage.origins[index as usize];
+            tracing::debug!(partition = %origin.partition, position = origin.position.0, %fate, "dead letter");
+            letters.push(Letter { origin, message: message_at(handovers, index), fate });
         }
         let table = self.parts.dead_letter.clone();
-        self.deliver(&table, dead_letter::rows(&rejects))
+        self.deliver(&table, dead_letter::rows(&self.parts.chain, &letters))
     }
 
     /// The ledger of a batch: positions move on, counts add up (I2, I3).

@@ -41,6 +41,7 @@ impl Entry {
             headers: self.headers,
             timestamp_us: None,
             received_at_us: self.received_at_us,
+            replayed: None,
         }
     }
 

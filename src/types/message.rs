@@ -9,6 +9,7 @@ pub type Headers = Vec<(Arc<str>, Option<Bytes>)>;
 
 #[derive(Clone, Debug)]
 pub struct Message {
+    /// In the partition that hands it over.
     pub position: Position,
     /// `_topic`: Kafka and MQTT: the topic. File: none.
     pub topic: Option<Arc<str>>,
@@ -20,6 +21,24 @@ pub struct Message {
     pub timestamp_us: Option<i64>,
     /// `_received_at`: fixed at first durable receipt, microseconds UTC.
     pub received_at_us: i64,
+    /// It comes again, out of the dead letters: who it was when it came first.
+    pub replayed: Option<Arc<Replayed>>,
+}
+
+/// The source that dead letters come again from, as a record names it. No `[source.x]` can have a hyphen.
+pub const REPLAY_SOURCE: &str = "dead-letters";
+/// Its one partition; positions count replayed messages.
+pub const REPLAY_PARTITION: &str = "replay";
+
+/// Who a replayed message is: `_source`, `_partition` and `_position` of it. The message's own position is its place in
+/// the replay; all else of it is as it was first received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    pub source: Arc<str>,
+    pub partition_label: Arc<str>,
+    pub position: Position,
+    /// How often it has been tried before.
+    pub attempts: u32,
 }
 
 impl Message {

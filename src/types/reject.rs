@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// In place of a reason: the message has been replayed and is dead no longer.
+pub const REPLAYED: &str = "replayed";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RejectReason {
     /// Not JSON, or JSON after the end of the value.
@@ -22,6 +25,9 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
+    /// Every `code` there is.
+    pub const CODES: [&'static str; 7] = ["syntax", "type", "null", "unknown_field", "no_route", "sql", "too_large"];
+
     /// The short code in metrics and in the `reason` column's first word: bounded cardinality.
     pub fn code(&self) -> &'static str {
         match self {

@@ -174,6 +174,19 @@ def compare_lake(check, readers, expected):
     check.equal("dead letters without a reason", 0, sum(not d["reason"] for d in dead))
 
 
+def compare_replay(check, readers, expected, dead, outcome):
+    """Every dead letter has failed a second time, as the message it was, and nothing else has changed."""
+    check.equal("replayed dead letters", (0, len(dead)), (outcome["replayed"], outcome["rejected_again"]))
+    identity = ("source", "topic", "partition", "position", "key", "received_at", "timestamp", "headers", "payload", "reason")
+    attempts = {}
+    for letter in readers.lake("dead_letter").to_pylist():
+        attempts.setdefault(tuple(letter[column] for column in identity), []).append(letter["attempt"])
+    check.equal("dead letters by identity", len(dead), len(attempts))
+    check.holds("dead letters have two attempts each", all(sorted(a) == [1, 2] for a in attempts.values()))
+    messages = readers.lake("kinematic")
+    check.equal("lake.kinematic after the replay", sorted(expected[0]["ids"]), sorted(messages["message_id"].to_pylist()))
+
+
 def compare_hot(check, readers, expected):
     points, status = expected
     check.equal("hot.vehicle_latest", points["latest"], rows_by_key(readers.sql("SELECT * FROM hot.vehicle_latest"), "vehicle_id"))

@@ -107,6 +107,9 @@ def run(args, directory):
         account.compare_hot(check, readers, expected)
         account.compare_kv(check, readers, expected)
         check.equal("exit code after SIGTERM", 0, pipe.stop())
+        say("the dead letters once more: they are as malformed as before")
+        dead = readers.lake("dead_letter").to_pylist()
+        account.compare_replay(check, readers, expected, dead, pipe.replay())
         return check.finish()
     finally:
         for service in (pipe, mosquitto, kafka, store):

@@ -57,7 +57,8 @@ def end(process, patience_seconds=20):
 
 class Pipe:
     def __init__(self, binary, config, http, log, environment):
-        self.command = [binary, "serve", "--config", str(config)]
+        self.binary, self.config = binary, str(config)
+        self.command = [binary, "serve", "--config", self.config]
         self.http, self.log, self.environment = http, log, os.environ | environment
         self.process, self.log_begin = None, 0
 
@@ -99,6 +100,14 @@ class Pipe:
 
     def stop(self):
         return end(self.process, 40)
+
+    def replay(self):
+        """What `pipe dlq replay` says of itself."""
+        command = [self.binary, "dlq", "replay", "--config", self.config, "--json"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=600)
+        if done.returncode != 0:
+            raise SystemExit(f"the replay ended with exit code {done.returncode}\n{done.stderr[-4000:]}")
+        return json.loads(done.stdout)
 
     def end(self):
         end(self.process)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A pipeline in a directory of its own.
 pub struct Pipeline(TempDir);
@@ -37,11 +37,11 @@ impl Pipeline {
         Pipeline(dir)
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub fn path(&self, path: &str) -> PathBuf {
         self.0.path().join(path)
     }
 
-    fn send(&self, lines: &str) {
+    pub fn send(&self, lines: &str) {
         use std::io::Write;
         let mut file = std::fs::File::options().create(true).append(true).open(self.path("t.jsonl")).expect("writable");
         file.write_all(lines.as_bytes()).expect("writable");
@@ -53,14 +53,14 @@ impl Pipeline {
         command
     }
 
-    fn serve_once(&self) {
+    pub fn serve_once(&self) {
         let done = self.command("serve", &["--once"]).output().expect("the binary was built");
         assert!(done.status.success(), "{}", text(&done));
     }
 
     /// Exit code and report.
     #[track_caller]
-    fn audit(&self, more: &[&str]) -> (i32, Value) {
+    pub fn audit(&self, more: &[&str]) -> (i32, Value) {
         let done = self.command("audit", &[&["--json"], more].concat()).output().expect("the binary was built");
         let report = serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&done)));
         (done.status.code().expect("it was not killed"), report)

@@ -1,7 +1,9 @@
-//! `pipe dlq list` and `show` over the dead letters of a real run, without a running pipeline.
+//! `pipe dlq list`, `show` and `replay` over the dead letters of a real run: told, killed, refused.
 
-use crate::audit::{Pipeline, text};
+use crate::audit::{PATIENCE, Pipeline, text};
 use serde_json::Value;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 fn lines(pipeline: &Pipeline, verb: &str, args: &[&str]) -> Vec<Value> {
     let done = pipeline.command(verb, &[args, &["--json"]].concat()).output().expect("the binary was built");
@@ -35,4 +37,117 @@ fn a_wrong_predicate_and_a_missing_table_are_told_apart() {
     let pipeline = Pipeline::new();
     let missing = pipeline.command("dlq list", &[]).output().expect("runs");
     assert_eq!(missing.status.code(), Some(1), "{}", text(&missing));
+}
+
+/// What the replay says of itself.
+#[track_caller]
+fn replayed(pipeline: &Pipeline, args: &[&str]) -> Value {
+    let done = pipeline.command("dlq replay", &[args, &["--json"]].concat()).output().expect("the binary was built");
+    assert!(done.status.success(), "{}", text(&done));
+    serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&done)))
+}
+
+#[track_caller]
+fn refused(pipeline: &Pipeline, args: &[&str], code: i32, says: &str) {
+    let done = pipeline.command("dlq replay", args).output().expect("the binary was built");
+    assert_eq!(done.status.code(), Some(code), "{}", text(&done));
+    assert!(text(&done).contains(says), "{}", text(&done));
+}
+
+#[test]
+fn a_replay_that_cannot_be_says_whose_move_it_is() {
+    refused(&Pipeline::new(), &[], 1, "it has never run");
+    let pipeline = Pipeline::ran();
+    refused(&pipeline, &["--source", "tt"], 2, "the config has no source \"tt\"\n  hint: Did you mean \"t\"?");
+    refused(&pipeline, &["--reason", "typ"], 2, "Did you mean \"type\"?");
+    refused(&pipeline, &["--since", "yesterday"], 2, "is neither a time nor a length of time");
+    refused(&pipeline, &["--where", "reeson = 'x'"], 2, "reeson");
+
+    let mut serving = pipeline.command("serve", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
+    let lock = pipeline.path("data/lock");
+    let until = Instant::now() + PATIENCE;
+    while !std::fs::read_to_string(&lock).is_ok_and(|held| held == format!("pid {}\n", serving.id())) {
+        assert!(Instant::now() < until && serving.try_wait().expect("a child").is_none(), "it does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    refused(&pipeline, &[], 1, "is in use by another process");
+    assert_eq!(replayed(&pipeline, &["--dry-run"])["would_replay"], 2, "beside a running pipeline");
+    serving.kill().expect("it runs");
+    serving.wait().expect("a child that was killed ends");
+
+    // As if the newest record were another machine's.
+    let records = pipeline.path("data/checkpoint/records");
+    let newest = std::fs::read_dir(records).expect("records").map(|e| e.expect("readable").path()).max().expect("one");
+    let mut record: Value = serde_json::from_slice(&std::fs::read(&newest).expect("readable")).expect("JSON");
+    record["owner"] = "elsewhere/1/0".into();
+    std::fs::write(&newest, record.to_string()).expect("writable");
+    refused(&pipeline, &[], 1, "was written on \"elsewhere\"");
+    assert_eq!(replayed(&pipeline, &["--take-over"])["rejected_again"], 2);
+}
+
+#[test]
+fn what_is_replayed_is_listed_no_longer() {
+    let pipeline = Pipeline::ran();
+    assert_eq!(replayed(&pipeline, &["--dry-run", "--reason", "type"])["would_replay"], 1);
+    let sql = std::fs::read_to_string(pipeline.path("it.sql")).expect("readable");
+    std::fs::write(pipeline.path("it.sql"), sql.replace("n BIGINT NOT NULL", "n TEXT NOT NULL")).expect("writable");
+    // The table in the lake has a number there: a start with the SQL as it is now is refused, and so is a replay.
+    refused(&pipeline, &[], 1, "lake.t");
+    std::fs::write(
+        pipeline.path("it.sql"),
+        sql.replace("n BIGINT NOT NULL", "n JSON NOT NULL").replace(
+            "SELECT n FROM t",
+            "SELECT CAST(CASE WHEN n = '\"text\"' THEN '77' ELSE n END AS BIGINT) AS n FROM t",
+        ),
+    )
+    .expect("writable");
+    let done = replayed(&pipeline, &[]);
+    assert_eq!(
+        (&done["replayed"], &done["rejected_again"], &done["reasons"]["syntax"]),
+        (&1.into(), &1.into(), &1.into())
+    );
+    let dead = lines(&pipeline, "dlq show", &[]);
+    assert_eq!((dead.len(), &dead[0]["payload"], &dead[0]["attempt"]), (1, &"not json".into(), &2.into()), "{dead:?}");
+    let past = lines(&pipeline, "dlq show", &["--replayed"]);
+    assert_eq!((past.len(), &past[0]["payload"], &past[0]["attempt"]), (1, &"{\"n\":\"text\"}".into(), &1.into()));
+    let people = pipeline.command("dlq replay", &["--reason", "type"]).output().expect("runs");
+    assert!(text(&people).contains("nothing to replay"), "{}", text(&people));
+    assert_eq!(pipeline.audit(&[]).0, 0);
+}
+
+/// SIGKILL at whatever it is doing, until one comes through.
+#[test]
+fn a_replay_that_is_killed_again_and_again_is_exact() {
+    const BAD: usize = 20_000;
+    let pipeline = Pipeline::new();
+    let sql = "CREATE TABLE t (n BIGINT NOT NULL, d BIGINT); INSERT INTO lake.t SELECT n, 10 / d AS q FROM t;
+        CREATE MATERIALIZED VIEW v AS SELECT n % 3 AS n, count(*) AS times FROM t GROUP BY n % 3; INSERT INTO kv.v SELECT * FROM v;";
+    std::fs::write(pipeline.path("it.sql"), sql).expect("writable");
+    pipeline.send(&(0..BAD).map(|n| format!("{{\"n\":{n},\"d\":0}}\n")).collect::<String>());
+    pipeline.serve_once();
+    std::fs::write(pipeline.path("it.sql"), sql.replace("10 / d", "10 / NULLIF(d, 0)")).expect("writable");
+    let mut kills = 0;
+    for after in (0..).map(|n| Duration::from_millis(200 + 40 * n)) {
+        let mut replay =
+            pipeline.command("dlq replay", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
+        std::thread::sleep(after);
+        if let Some(status) = replay.try_wait().expect("a child") {
+            assert!(status.success(), "it ended by itself: {status}");
+            break;
+        }
+        replay.kill().expect("it runs");
+        replay.wait().expect("a child that was killed ends");
+        kills += 1;
+    }
+    assert!(kills > 0, "it was faster than the first kill");
+    let left = replayed(&pipeline, &[]);
+    assert_eq!((&left["replayed"], &left["rejected_again"]), (&0.into(), &0.into()), "after {kills} kills: {left}");
+    pipeline.serve_once();
+    let (code, report) = pipeline.audit(&["--kv"]);
+    assert_eq!(code, 0, "after {kills} kills: {report:#}");
+    let checks = report["checks"].as_array().expect("a list");
+    let of = |subject: &str| checks.iter().find(|c| c["subject"] == subject).unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!(of("lake.t")["looked_at"]["rows"], BAD, "after {kills} kills");
+    assert_eq!(of("dead_letter")["looked_at"]["replayed"], BAD);
+    assert_eq!(of("lake.dead_letter")["looked_at"]["rows"], 2 * BAD);
 }

@@ -62,6 +62,7 @@ fn message(sent: &Sent) -> Message {
         headers: None,
         timestamp_us: None,
         received_at_us: 0,
+        replayed: None,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::checkpoint::place::record_path;
 use crate::checkpoint::record::{PartitionRecord, Record, RecordKind, TableRecord, Unreadable};
 use crate::types::count::Counts;
 use crate::types::epoch::{ChainId, Epoch};
+use crate::types::message::REPLAY_SOURCE;
 use crate::types::table_log::LogFile;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -207,26 +208,37 @@ impl ChainCheck {
         }
     }
 
-    /// Every rejected message is one row of the dead letters, in the same epoch.
+    /// Every rejected message is one row of the dead letters, in the same epoch; and every replayed one, whatever became
+    /// of it.
     fn rejects(&mut self, before: Option<&Record>, record: &Record) {
-        let rejected = |r: &Record| r.partitions.iter().map(|p| p.counts.rejected).sum::<u64>();
+        let is_replay = |p: &&PartitionRecord| *p.partition.source == *REPLAY_SOURCE;
+        let replayed = |r: &Record| r.partitions.iter().filter(is_replay).map(|p| p.counts.received).sum::<u64>();
+        let rejected =
+            |r: &Record| r.partitions.iter().filter(|p| !is_replay(p)).map(|p| p.counts.rejected).sum::<u64>();
         // Of any sink: which one takes them may have changed.
         let is_of_rejects = |t: &TableRecord| {
             t.table == self.dead_letters && !self.statements.contains(&(t.sink.clone(), t.table.clone()))
         };
         let letters = |r: &Record| r.tables.iter().filter(|t| is_of_rejects(t)).map(|t| t.rows_total).sum::<u64>();
-        let (epoch, now) = (record.epoch, (rejected(record), letters(record)));
-        let then = before.map_or((0, 0), |b| (rejected(b), letters(b)));
-        self.ledger.counted("rejected", now.0.saturating_sub(then.0));
+        let due = |r: &Record| rejected(r) + replayed(r);
+        let (epoch, now) = (record.epoch, (due(record), letters(record)));
+        let then = before.map_or((0, 0), |b| (due(b), letters(b)));
+        self.ledger.counted("rejected", rejected(record).saturating_sub(before.map_or(0, rejected)));
+        let replayed = replayed(record).saturating_sub(before.map_or(0, replayed));
+        if replayed > 0 {
+            self.ledger.counted("replayed", replayed);
+        }
         // As far apart as before is the same difference, told already.
-        let apart = |(rejected, letters): (u64, u64)| rejected as i64 - letters as i64;
+        let apart = |(due, letters): (u64, u64)| due as i64 - letters as i64;
         if apart(now) != apart(then) {
             let since = match before {
                 Some(b) => format!("since record {}", b.epoch),
                 None => "since the chain began".to_string(),
             };
             let (messages, rows) = (now.0 as i64 - then.0 as i64, now.1 as i64 - then.1 as i64);
-            let what = format!("record {epoch}: {messages} messages rejected {since}, but {rows} rows of dead letters");
+            let again = if replayed > 0 { " or replayed" } else { "" };
+            let what =
+                format!("record {epoch}: {messages} messages rejected{again} {since}, but {rows} rows of dead letters");
             self.ledger.differs(what, FROM_A_COPY);
         }
     }

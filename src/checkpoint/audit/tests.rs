@@ -5,6 +5,7 @@ use crate::checkpoint::audit::report::Kind;
 use crate::checkpoint::next::{Cut, PartitionCut, TableCut, claim_record, first_record, next_record};
 use crate::checkpoint::testing::{author, chain, empty_cut};
 use crate::types::count::Counts;
+use crate::types::message::REPLAY_SOURCE;
 use crate::types::position::{PartitionId, Position, Span};
 use crate::types::table_log::{LogBase, LogCommit};
 use serde_json::{Value, json};
@@ -332,6 +333,36 @@ fn dead_letters_that_are_missing() {
         world,
         &["Difference ledger dead_letter: record 2: 2 messages rejected since record 1, but 1 rows of dead letters"],
     );
+}
+
+/// Of a replayed message there is one row of dead letters, whether it failed again or not.
+#[test]
+fn replayed_messages_are_rows_of_dead_letters_too() {
+    let replayed = |rows: u64| {
+        let mut world = sound();
+        let mut five = world.records[4].1.clone().expect("a sound record");
+        five.applied_through = Epoch(5);
+        let (id, span) = (PartitionId::new(REPLAY_SOURCE, "replay"), Span::new(Position(0), Position(2)));
+        let counts = Counts { received: 2, decoded: 1, rejected: 1, dropped: 0 };
+        let replay = PartitionCut { partition: id, slot: 0, span, identity: None, counts };
+        let cut =
+            Cut { partitions: vec![replay], tables: vec![landed("dead_letter", &[("r1", rows)])], ..empty_cut(5) };
+        let mut of = author("6");
+        of.owner = five.owner.clone();
+        let six = next_record(&five, of, cut);
+        world.records.push((Epoch(6), Ok(six)));
+        world
+    };
+    let report = replayed(2).report();
+    let ledger = report.checks.iter().find(|c| c.what == "ledger").expect("it is checked");
+    assert_eq!(
+        (ledger.looked_at.as_slice(), &ledger.findings),
+        ([("rejected", 2), ("replayed", 2)].as_slice(), &vec![])
+    );
+    let report = replayed(1).report();
+    let ledger = report.checks.iter().find(|c| c.what == "ledger").expect("it is checked");
+    let expected = "record 6: 2 messages rejected or replayed since record 5, but 1 rows of dead letters";
+    assert_eq!(ledger.findings[0].text, expected);
 }
 
 #[test]

@@ -73,6 +73,7 @@ impl Topics {
             headers: None,
             timestamp_us: None,
             received_at_us: self.world.time.now_us(),
+            replayed: None,
         });
         Some(Messages {
             partition: Arc::new(id.clone()),

@@ -260,6 +260,7 @@ impl Slot {
                 headers: None,
                 timestamp_us: None,
                 received_at_us: 0,
+                replayed: None,
             }
         };
         let messages = Messages {

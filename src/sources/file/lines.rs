@@ -133,6 +133,7 @@ impl Block {
                     headers: None,
                     timestamp_us: None,
                     received_at_us: common.received_at_us,
+                    replayed: None,
                 });
             }
             at += length;

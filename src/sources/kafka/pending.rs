@@ -63,6 +63,7 @@ impl Pending {
             headers: item.headers,
             timestamp_us: item.timestamp_us,
             received_at_us,
+            replayed: None,
         };
         self.items.drain(..).map(ours).collect()
     }

@@ -1,0 +1,215 @@
+//! Dead letters as a source: what is still dead is handed over once more, under the identity it was first received with.
+//!
+//! It reads the table as it stands behind the claim of its own start: whatever was decided has been rolled forward, so a
+//! message whose rows have landed has its row `replayed` there too (docs/decisions/0003-dead-letter-replay.md).
+
+use crate::engine::headers;
+use crate::query::dead_letters::{DeadLetters, LeftBehind, Replayable, Why, Wish};
+use crate::query::error::QueryError;
+use crate::sources::{Source, SourceContext};
+use crate::types::error::{Error, Result};
+use crate::types::message::{Message, Messages, REPLAY_PARTITION, REPLAY_SOURCE, Replayed};
+use crate::types::position::{PartitionId, Position, Span};
+use crate::types::table::timestamp_type;
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use bytes::Bytes;
+use datafusion::catalog::TableProvider;
+use futures::StreamExt;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+/// What one handover holds at most, as of other sources.
+const HANDOVER_MESSAGES_MAX: usize = 1_024;
+const HANDOVER_BYTES_MAX: usize = 1024 * 1024;
+
+/// What is to be replayed, and where one learns what was not.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    pub wish: Wish,
+    /// The oldest so many.
+    pub limit: Option<usize>,
+    pub of: Replayable,
+    /// For sorting them.
+    pub memory_bytes: u64,
+    pub left: Arc<Mutex<Vec<LeftBehind>>>,
+}
+
+/// The source of one replay.
+pub struct DeadLetterSource {
+    pub table: Arc<dyn TableProvider>,
+    pub replay: Replay,
+}
+
+#[async_trait]
+impl Source for DeadLetterSource {
+    async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {
+        let DeadLetterSource { table, replay } = *self;
+        let failed = |e: QueryError| Error::Failed(format!("the dead letters cannot be read: {e}"));
+        let mut letters = DeadLetters::new(table, &replay.wish, replay.memory_bytes).await.map_err(failed)?;
+        let left = letters.narrow(&replay.of).await.map_err(failed)?;
+        left.iter().for_each(warn);
+        *replay.left.lock().expect("no holder panics") = left;
+        let mut rows = letters.in_order(replay.limit).await.map_err(failed)?;
+        context.status.up();
+        let mut hands = Hands {
+            partition: Arc::new(PartitionId::new(REPLAY_SOURCE, REPLAY_PARTITION)),
+            next: context.start.get(REPLAY_PARTITION).map_or(Position(0), |start| start.position),
+            context,
+        };
+        loop {
+            let rows = tokio::select! {
+                biased;
+                () = hands.context.stop.cancelled() => return Ok(()),
+                rows = rows.next() => rows,
+            };
+            let Some(rows) = rows else {
+                let messages = hands.context.status.messages_in.load(Ordering::Relaxed);
+                tracing::info!(messages, "dead letters handed over");
+                return Ok(());
+            };
+            if !hands.over(messages(&rows.map_err(|e| failed(e.into()))?)?).await {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn warn(left: &LeftBehind) {
+    let LeftBehind { source, why, messages } = left;
+    match why {
+        Why::OtherChain => tracing::info!(%source, messages, "dead letters of another chain are left alone"),
+        Why::Older => tracing::warn!(
+            %source,
+            messages,
+            "dead letters that an older build wrote without chain, headers and the source's time stay; --older takes them"
+        ),
+        Why::Unread => tracing::warn!(%source, messages, "dead letters of a source that no table reads stay"),
+    }
+}
+
+struct Hands {
+    context: SourceContext,
+    partition: Arc<PartitionId>,
+    next: Position,
+}
+
+impl Hands {
+    /// False: stop; what was not handed over is dead as before.
+    async fn over(&mut self, messages: Vec<Message>) -> bool {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        for mut message in messages {
+            if items.len() == HANDOVER_MESSAGES_MAX
+                || (!items.is_empty() && bytes + message.bytes() > HANDOVER_BYTES_MAX)
+            {
+                if !self.send(std::mem::take(&mut items)).await {
+                    return false;
+                }
+                bytes = 0;
+            }
+            bytes += message.bytes();
+            message.position = Position(self.next.0 + items.len() as u64);
+            items.push(message);
+        }
+        items.is_empty() || self.send(items).await
+    }
+
+    async fn send(&mut self, items: Vec<Message>) -> bool {
+        let count = items.len() as u64;
+        let span = Span::new(self.next, Position(self.next.0 + count));
+        let messages = Messages {
+            partition: self.partition.clone(),
+            partition_label: self.partition.name.clone(),
+            span,
+            items,
+            identity: None,
+        };
+        let sent = tokio::select! {
+            biased;
+            () = self.context.stop.cancelled() => false,
+            sent = self.context.intake.send(messages) => sent,
+        };
+        if sent {
+            self.next = span.to;
+            self.context.status.messages_in.fetch_add(count, Ordering::Relaxed);
+        }
+        sent
+    }
+}
+
+/// The letters as they were received; positions are the replay's and come later.
+fn messages(rows: &RecordBatch) -> Result<Vec<Message>> {
+    let column = |name: &str, to: DataType| -> Result<ArrayRef> {
+        let found = rows.column_by_name(name).ok_or_else(|| Error::Failed(format!("no column \"{name}\"")))?;
+        Ok(cast(found, &to)?)
+    };
+    let text = |name: &str| column(name, DataType::Utf8);
+    let (sources, topics, partitions) = (text("source")?, text("topic")?, text("partition")?);
+    let (positions, attempts) = (column("position", DataType::Int64)?, column("attempt", DataType::Int32)?);
+    let (keys, payloads) = (column("key", DataType::Binary)?, column("payload", DataType::Binary)?);
+    let (received, stamps) = (column("received_at", timestamp_type())?, column("timestamp", timestamp_type())?);
+    let headers = text("headers")?;
+    for identity in [&sources, &partitions, &positions, &received, &attempts] {
+        if identity.null_count() > 0 {
+            let what = "a dead letter without source, partition, position, received_at or attempt was found";
+            return Err(Error::refused(
+                what,
+                "It was not written by pipe, or changed since. Leave it out with --where, or delete it.",
+            ));
+        }
+    }
+    let mut known: BTreeSet<Arc<str>> = BTreeSet::new();
+    let mut shared = |text: &str| -> Arc<str> {
+        if let Some(known) = known.get(text) {
+            return known.clone();
+        }
+        let new: Arc<str> = text.into();
+        known.insert(new.clone());
+        new
+    };
+    let text_at = |column: &ArrayRef, i: usize| -> Option<String> {
+        column.is_valid(i).then(|| column.as_string::<i32>().value(i).to_string())
+    };
+    let bytes_at = |column: &ArrayRef, i: usize| -> Option<Bytes> {
+        column.is_valid(i).then(|| Bytes::copy_from_slice(column.as_binary::<i32>().value(i)))
+    };
+    let time_at = |column: &ArrayRef, i: usize| -> Option<i64> {
+        column.is_valid(i).then(|| column.as_primitive::<TimestampMicrosecondType>().value(i))
+    };
+    let mut messages = Vec::with_capacity(rows.num_rows());
+    for i in 0..rows.num_rows() {
+        let position = positions.as_primitive::<Int64Type>().value(i);
+        let headers = match text_at(&headers, i) {
+            None => None,
+            Some(json) => {
+                let read = headers::from_json(&json);
+                Some(Arc::new(read.map_err(|why| {
+                    Error::Failed(format!("the headers of the dead letter at {position} cannot be read: {why}"))
+                })?))
+            }
+        };
+        messages.push(Message {
+            position: Position::default(),
+            topic: text_at(&topics, i).map(|t| shared(&t)),
+            key: bytes_at(&keys, i),
+            payload: bytes_at(&payloads, i),
+            headers,
+            timestamp_us: time_at(&stamps, i),
+            received_at_us: time_at(&received, i).expect("no nulls, as was checked above"),
+            replayed: Some(Arc::new(Replayed {
+                source: shared(sources.as_string::<i32>().value(i)),
+                partition_label: shared(partitions.as_string::<i32>().value(i)),
+                position: Position(position as u64),
+                attempts: attempts.as_primitive::<Int32Type>().value(i).max(0) as u32,
+            })),
+        });
+    }
+    Ok(messages)
+}
+
+#[cfg(test)]
+mod tests;
