@@ -42,8 +42,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Rows on their way from a file to the next.
-const BATCH_ROWS: usize = 8_192;
+/// Rows on their way from a file to the next; fewer, if they are wide, because a batch is in memory several times over.
+const BATCH_ROWS_MAX: usize = 8_192;
+const BATCH_ROWS_MIN: usize = 64;
+const BATCH_BYTES: usize = 1024 * 1024;
 
 const ROW_GROUP_ROWS_MAX: usize = 256 * 1024;
 
@@ -300,7 +302,11 @@ async fn copy(
         let limit = memory.input_bytes_max;
         return Err(unfit(format!("a row group of it has {largest} bytes, [limits] memory leaves {limit} for it")));
     }
-    let mut batches = builder.with_batch_size(BATCH_ROWS).build().map_err(unread)?;
+    let plain: i64 = builder.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
+    let count = builder.metadata().file_metadata().num_rows().max(1);
+    let row_bytes = (plain / count).max(1) as usize;
+    let batch_rows = (BATCH_BYTES / row_bytes).clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX);
+    let mut batches = builder.with_batch_size(batch_rows).build().map_err(unread)?;
     let mut rows = 0;
     while let Some(batch) = batches.try_next().await.map_err(unread)? {
         if stop.is_cancelled() {
