@@ -20,6 +20,8 @@
 //! | sound | a KV store or a journal belongs to another chain | refuse: not ours to overwrite |
 //! | sound | none | continue: apply again what may be missing, then claim |
 //!
+//! Records below the head's `floor` count as not there (`left_over`).
+//!
 //! Every refusal leaves everything as it is. Applying again is harmless (I7), so doubt about the newest epoch means
 //! "apply", never "skip".
 
@@ -84,6 +86,14 @@ pub fn decide(observed: &Observed) -> Step {
     }
 }
 
+/// Records under names that the head knows to have been cleaned up. A process that stood still for so long wrote them, and
+/// died before it took them back: its epoch was another's before, so nothing of them counts, and whatever they say is in
+/// their place.
+pub fn left_over(observed: &Observed) -> Vec<Epoch> {
+    let Some(Ok(head)) = &observed.head else { return Vec::new() };
+    observed.records.iter().copied().filter(|epoch| *epoch < head.floor).collect()
+}
+
 /// What the object under the record's name says after a PUT whose answer was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decided {
@@ -122,7 +132,7 @@ fn chosen(observed: &Observed) -> Result<Step, Refusal> {
     let head = readable_head(observed, newest)?;
     same_pipeline(observed, head)?;
     let apply: Vec<Epoch> = (head.applied_through.0 + 1..=head.epoch.0).map(Epoch).collect();
-    no_holes(observed, &apply)?;
+    no_holes(observed, &apply, head.floor)?;
     for table in &observed.tables {
         table_fits(table, head)?;
     }
@@ -207,8 +217,8 @@ fn same_pipeline(observed: &Observed, head: &Record) -> Result<(), Refusal> {
 }
 
 /// I8: retained records are a run without holes, and it reaches back to everything that may need applying.
-fn no_holes(observed: &Observed, apply: &[Epoch]) -> Result<(), Refusal> {
-    let listed: BTreeSet<Epoch> = observed.records.iter().copied().collect();
+fn no_holes(observed: &Observed, apply: &[Epoch], floor: Epoch) -> Result<(), Refusal> {
+    let listed: BTreeSet<Epoch> = observed.records.iter().copied().filter(|epoch| *epoch >= floor).collect();
     let (Some(oldest), Some(newest)) = (listed.first().copied(), listed.last().copied()) else {
         return Ok(());
     };

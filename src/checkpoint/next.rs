@@ -70,6 +70,8 @@ pub fn first_record(chain: ChainId, pipeline: &str, author: Author) -> Record {
         partitions: Vec::new(),
         views: Vec::new(),
         tables: Vec::new(),
+        feeds: Vec::new(),
+        floor: Epoch(0),
         engine: author.engine,
     }
 }
@@ -106,6 +108,8 @@ pub fn next_record(head: &Record, author: Author, cut: Cut) -> Record {
         partitions: next_partitions(&head.partitions, cut.partitions),
         views: check_views(epoch, cut.views),
         tables: next_tables(&head.tables, cut.tables),
+        feeds: head.feeds.clone(),
+        floor: head.floor,
         engine: author.engine,
     }
 }

@@ -10,6 +10,11 @@ pub fn record_path(epoch: Epoch) -> String {
     format!("{RECORDS}/{:020}.json", epoch.0)
 }
 
+/// Where a record goes that turned out not to be part of the chain. The checksum keeps two of one name apart.
+pub fn left_over_path(epoch: Epoch, crc32: u32) -> String {
+    format!("left_over/{:020}-{crc32:08x}.json", epoch.0)
+}
+
 /// The epoch a record's path names, relative to the checkpoint location. None: not a record's name, and no evidence.
 pub fn record_epoch(path: &str) -> Option<Epoch> {
     let digits = path.strip_prefix(RECORDS)?.strip_prefix('/')?.strip_suffix(".json")?;

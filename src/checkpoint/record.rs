@@ -5,10 +5,13 @@ use crate::types::count::Counts;
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::position::{PartitionId, Position, Span};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Bump when the shape changes; keep a sample of every version in testdata/compat.
-pub const RECORD_FORMAT: u32 = 1;
+///
+/// 2: `feeds`, `floor`.
+pub const RECORD_FORMAT: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,7 +40,18 @@ pub struct Record {
     /// Every table ever written, with the files of this epoch: `adds` is empty when the table received none. Kept so
     /// that its id and row total are in every head.
     pub tables: Vec<TableRecord>,
+    /// What the tables are filled with, as the last claim found it. Empty: written by a build that did not say.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub feeds: Vec<FeedRecord>,
+    /// Records below had been deleted by clean-up when this one was written: what stands under such a name is not part of
+    /// the chain. It lags behind; 0: none is known to be gone.
+    #[serde(skip_serializing_if = "is_nothing", default)]
+    pub floor: Epoch,
     pub engine: String,
+}
+
+fn is_nothing(floor: &Epoch) -> bool {
+    *floor == Epoch(0)
 }
 
 /// Why an object under `records/` is not a record we can go on from.
@@ -116,6 +130,19 @@ impl Record {
         self.tables.iter().filter(|t| !t.adds.is_empty() || t.schema_action.is_some())
     }
 
+    /// Whether any message has been read.
+    pub fn has_read(&self) -> bool {
+        self.partitions.iter().any(|p| p.span.to.0 > 0)
+    }
+
+    pub fn feed(&self, sink: &str, table: &str) -> Option<&FeedRecord> {
+        self.feeds.iter().find(|f| f.sink == sink && f.table == table)
+    }
+
+    pub fn table(&self, sink: &str, table: &str) -> Option<&TableRecord> {
+        self.tables.iter().find(|t| t.sink == sink && t.table == table)
+    }
+
     pub fn view(&self, name: &str) -> Option<&ViewRecord> {
         self.views.iter().find(|v| v.name == name)
     }
@@ -185,4 +212,22 @@ pub struct TableRecord {
     pub rows: u64,
     /// Cumulative rows since the chain began.
     pub rows_total: u64,
+}
+
+/// What one statement alone puts into a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedRecord {
+    pub sink: String,
+    pub table: String,
+    pub columns: BTreeMap<String, ColumnFeed>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnFeed {
+    /// A digest over how the column and its rows come about.
+    pub print: String,
+    /// Every row that was emitted in this epoch or later has the column so.
+    pub since: Epoch,
 }

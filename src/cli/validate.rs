@@ -104,7 +104,8 @@ fn difference_text(found: &Difference) -> String {
     };
     let word = |changed: &Changed| match changed.fate {
         Fate::Kept => "kept",
-        Fate::Reset => "RESET, starts empty",
+        Fate::Rebuilt => "rebuilt",
+        Fate::Reset => "RESET",
         Fate::New => "new",
         Fate::Grows => "grows",
         Fate::Gone => "gone",

@@ -16,6 +16,7 @@ use crate::journal;
 use crate::sinks::delta::history;
 use crate::sinks::kv::KvSink;
 use crate::sinks::kv::config::KvConfig;
+use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
 use futures::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,7 +67,13 @@ async fn records(chain: &Chain, audit: &mut Audit) -> Result<()> {
             "Before the first start there is nothing to look at. If there was one, restore the location from a copy.",
         ));
     }
-    let mut read = futures::stream::iter(epochs)
+    // What is left over below the floor is not part of the chain.
+    let head = match epochs.last() {
+        Some(newest) => chain.read(*newest).await?,
+        None => None,
+    };
+    let floor = head.and_then(Result::ok).map_or(Epoch(0), |head| head.floor);
+    let mut read = futures::stream::iter(epochs.into_iter().filter(move |epoch| *epoch >= floor))
         .map(|epoch| async move { Ok::<_, Error>((epoch, chain.read(epoch).await?)) })
         .buffered(RECORDS_IN_FLIGHT_MAX);
     while let Some((epoch, found)) = read.try_next().await? {

@@ -116,6 +116,8 @@ pub async fn build(ground: Ground) -> Result<Parts> {
         wanted: ground.wanted,
         kv: &ground.kv,
         journals: ground.journals,
+        state_bytes: ground.state_bytes,
+        offload: ground.offload,
     };
     let Recovered { claim, tables } = for_a_minute("recovery", &clock, || recovery.run()).await?;
 
@@ -188,6 +190,8 @@ pub async fn build(ground: Ground) -> Result<Parts> {
     let finish = CancellationToken::new();
     let (heads, applied_heads) = watch::channel(claim.epoch);
     let cleanup = Cleanup::new(chain.clone(), claim.chain.clone(), ground.retain, claim.epoch);
+    cleanup.floor.store(claim.floor.0, Ordering::Relaxed);
+    let floor = cleanup.floor.clone();
     let abandon = CancellationToken::new();
     let deliver = Deliver {
         tables: tables.iter().map(|t| (t.key.clone(), t.table.clone())).collect(),
@@ -212,6 +216,7 @@ pub async fn build(ground: Ground) -> Result<Parts> {
         clock,
         offload: ground.offload,
         heads,
+        floor,
         finish: finish.clone(),
     };
     Ok(Parts {

@@ -1,6 +1,6 @@
 //! Records and state segments in the checkpoint location: reads and writes, no decisions.
 
-use crate::checkpoint::place::{RECORDS, record_epoch, record_path};
+use crate::checkpoint::place::{RECORDS, left_over_path, record_epoch, record_path};
 use crate::checkpoint::record::{Record, SegmentRef, Unreadable};
 use crate::config::spec::Config;
 use crate::engine::load;
@@ -75,9 +75,19 @@ impl Chain {
         self.location.exists(&record_path(epoch)).await.map_err(|e| self.context(e))
     }
 
-    /// For clean-up alone, and for a record of ours that turned out to stand in the place of one cleaned up.
+    /// For clean-up alone, and for a record that turned out to stand in the place of one cleaned up.
     pub async fn delete(&self, path: &str) -> Result<()> {
         self.location.delete(path).await.map_err(|e| self.context(e))
+    }
+
+    /// Takes a record that is not part of the chain out of it; its bytes stay, for people.
+    pub async fn set_aside(&self, epoch: Epoch) -> Result<()> {
+        let path = record_path(epoch);
+        let Some(bytes) = self.location.get(&path).await.map_err(|e| self.context(e))? else { return Ok(()) };
+        let aside = left_over_path(epoch, crc32fast::hash(&bytes));
+        tracing::warn!(record = epoch.0, kept_as = %aside, "a record under a name that was cleaned up is set aside");
+        self.location.put(&aside, bytes).await.map_err(|e| self.context(e))?;
+        self.delete(&path).await
     }
 
     /// The record as it is stored; what is unreadable about it is for `checkpoint::decide` to judge.

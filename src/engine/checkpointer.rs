@@ -26,6 +26,7 @@ use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
 use arrow::record_batch::RecordBatch;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 const TAIL_SEGMENTS_MAX: usize = 32;
 
 /// A base is written in parts of about this size, each of which is in memory twice while it is written.
-const BASE_PART_BYTES: u64 = 8 * 1024 * 1024;
+pub const BASE_PART_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What readers may know about the chain.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +97,8 @@ pub struct Checkpointer {
     pub offload: Offload,
     /// Epochs that were applied, for the clean-up.
     pub heads: watch::Sender<Epoch>,
+    /// From the clean-up: records below are gone.
+    pub floor: Arc<AtomicU64>,
     pub finish: CancellationToken,
 }
 
@@ -196,7 +199,10 @@ impl Checkpointer {
         }
         assert!(prepared.values().all(|f| f.adds.is_empty()), "files for a table that the record does not list");
         let partitions = cuts.iter().flat_map(|c| c.partitions.iter().cloned()).collect();
-        Ok(next_record(&self.head, author, Cut { applied_through: self.head.epoch, partitions, views, tables }))
+        let cut = Cut { applied_through: self.head.epoch, partitions, views, tables };
+        let mut record = next_record(&self.head, author, cut);
+        record.floor = record.floor.max(Epoch(self.floor.load(Ordering::Relaxed)));
+        Ok(record)
     }
 
     async fn views(&self, epoch: Epoch, attempt: &str, cuts: &[SlotCut]) -> Result<Vec<ViewRecord>> {

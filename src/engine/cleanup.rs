@@ -3,12 +3,14 @@
 //! A task of its own that follows the applied epochs. It never ends the pipeline and never holds up an epoch: a failure is
 //! logged and counted, and a later epoch tries again. It may be cut off at any await (order of deletion: `retain`).
 
-use crate::checkpoint::place::{RECORDS, STATE, record_path};
+use crate::checkpoint::place::{RECORDS, STATE, record_epoch, record_path};
 use crate::checkpoint::retain::{Deletions, Observed, Refusal, deletions, references, split};
 use crate::engine::chain::Chain;
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 /// Epochs between two clean-ups, unless fewer records are retained: listing costs more than a few small objects do.
@@ -66,16 +68,23 @@ pub struct Cleanup {
     known: BTreeMap<Epoch, BTreeSet<String>>,
     /// Segments left over that were told of.
     told: usize,
+    /// Records below are gone. Records to come say so.
+    pub floor: Arc<AtomicU64>,
 }
 
 impl Cleanup {
     pub fn new(chain: Chain, id: ChainId, retain: usize, claim: Epoch) -> Self {
-        Cleanup { chain, id, retain, claim, known: BTreeMap::new(), told: 0 }
+        Cleanup { chain, id, retain, claim, known: BTreeMap::new(), told: 0, floor: Arc::default() }
     }
 
     /// One clean-up under the head that was applied last.
     pub async fn pass(&mut self, head: Epoch) -> Result<Done> {
-        let records = self.chain.list(RECORDS).await?;
+        let mut records = self.chain.list(RECORDS).await?;
+        let floor = Epoch(self.floor.load(Ordering::Relaxed));
+        for epoch in records.iter().filter_map(|path| record_epoch(path)).filter(|epoch| *epoch < floor) {
+            self.chain.set_aside(epoch).await?;
+        }
+        records.retain(|path| record_epoch(path).is_none_or(|epoch| epoch >= floor));
         let split = split(&records, head, self.retain).map_err(refused)?;
         let below_exists = match split.below() {
             Some(below) => self.chain.exists(below).await?,
@@ -117,6 +126,7 @@ impl Cleanup {
         let mut done = Done::default();
         for epoch in &found.records {
             self.chain.delete(&record_path(*epoch)).await?;
+            self.floor.fetch_max(epoch.next().0, Ordering::Relaxed);
             done.records += 1;
             metrics::counter!("pipe_checkpoint_cleanup_deleted_total", "object" => "record").increment(1);
         }

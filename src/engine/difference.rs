@@ -7,13 +7,16 @@ use crate::checkpoint::record::Record;
 use crate::config::spec::Config;
 use crate::engine::assemble::Assembled;
 use crate::engine::chain::Chain;
+use crate::engine::recover::rebuild::{self, Counts, Fate as Fated};
 use crate::engine::start::wanted_tables;
-use crate::sinks::delta::look::{Fit, Looked, look};
+use crate::sinks::delta::census::Census;
+use crate::sinks::delta::look::{Fit, Looked, count, look};
 use crate::sql::plan::Plan;
 use crate::sql::why_changed;
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::error::{Error, Result};
 use crate::types::message::REPLAY_SOURCE;
+use async_trait::async_trait;
 use serde::Serialize;
 
 #[derive(Clone, Debug, Serialize)]
@@ -47,6 +50,8 @@ pub struct Changed {
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     Kept,
+    /// Of a view: its state is dropped, and computed anew from a table.
+    Rebuilt,
     /// Of a view: its state is dropped, it starts empty.
     Reset,
     New,
@@ -90,7 +95,27 @@ pub async fn difference(assembled: &Assembled) -> Result<Difference> {
         let found = look(&sink, &part.config, &part.section, &spec).await?;
         looked.push((sink, spec.name, found));
     }
-    Ok(compare(head.as_ref(), &assembled.config, &assembled.plan, looked))
+    let mut fates = Vec::new();
+    for view in 0..assembled.plan.views.len() {
+        fates.push(match &head {
+            Some(head) => Some(rebuild::fate(&assembled.plan, view, head, &Looking { assembled, head }).await?),
+            None => None,
+        });
+    }
+    Ok(compare(head.as_ref(), &assembled.config, &assembled.plan, looked, &fates))
+}
+
+struct Looking<'a> {
+    assembled: &'a Assembled,
+    head: &'a Record,
+}
+
+#[async_trait]
+impl Counts for Looking<'_> {
+    async fn census(&self, sink: &str, table: &str) -> Result<Option<Census>> {
+        let Some(part) = self.assembled.delta.get(sink) else { return Ok(None) };
+        count(sink, &part.config, &part.section, table, &self.head.chain.app_id(sink, table)).await
+    }
 }
 
 /// The newest record, as far as there is one. Reads only.
@@ -110,8 +135,15 @@ pub async fn head(config: &Config) -> Result<Option<Record>> {
     }
 }
 
-/// `looked`: (sink, table, what is there) of every table that statements write.
-fn compare(head: Option<&Record>, config: &Config, plan: &Plan, looked: Vec<(String, String, Looked)>) -> Difference {
+/// `looked`: (sink, table, what is there) of every table that statements write. `fates`: of the plan's views; `None` where
+/// nothing is recorded.
+fn compare(
+    head: Option<&Record>,
+    config: &Config,
+    plan: &Plan,
+    looked: Vec<(String, String, Looked)>,
+    fates: &[Option<Fated>],
+) -> Difference {
     let mut refusals = Vec::new();
     if let Some(head) = head
         && head.pipeline != config.pipeline.name
@@ -134,22 +166,40 @@ fn compare(head: Option<&Record>, config: &Config, plan: &Plan, looked: Vec<(Str
     };
     Difference {
         head: head.map(|h| Head { chain: h.chain.clone(), epoch: h.epoch, epoch_time_us: h.epoch_time_us }),
-        views: views(head, plan),
+        views: views(head, plan, fates),
         tables,
         partitions: head.map(standing).unwrap_or_default(),
         refusals,
     }
 }
 
-fn views(head: Option<&Record>, plan: &Plan) -> Vec<Changed> {
-    let has_read = head.is_some_and(|h| h.partitions.iter().any(|p| p.span.to.0 > 0));
+fn views(head: Option<&Record>, plan: &Plan, fates: &[Option<Fated>]) -> Vec<Changed> {
     let mut found: Vec<Changed> = Vec::new();
-    for view in &plan.views {
-        let (fate, why) = match head.and_then(|h| h.view(&view.name)) {
-            Some(known) if known.fingerprint == view.fingerprint => (Fate::Kept, String::new()),
-            Some(known) => (Fate::Reset, why_changed(&known.fingerprint, &view.fingerprint)),
-            None if has_read => (Fate::New, "starts empty: complete from the next epoch on".to_string()),
-            None => (Fate::New, String::new()),
+    for (view, fated) in plan.views.iter().zip(fates) {
+        let known = head.and_then(|h| h.view(&view.name));
+        let changed = known.map(|k| why_changed(&k.fingerprint, &view.fingerprint));
+        let (fate, why) = match (fated, changed) {
+            (Some(Fated::Kept(_)), _) => (Fate::Kept, String::new()),
+            (None | Some(Fated::Fresh), None) => (Fate::New, String::new()),
+            // Nothing was read, so nothing is dropped.
+            (None | Some(Fated::Fresh), Some(changed)) => {
+                (Fate::Rebuilt, format!("from nothing, which was all; {changed}"))
+            }
+            (Some(Fated::Rebuilt(from)), changed) => {
+                let megabytes = from.census.bytes as f64 / 1e6;
+                let from = format!("rebuilt from {} ({} rows, {megabytes:.1} MB)", from.table, from.census.rows);
+                match changed {
+                    Some(changed) => (Fate::Rebuilt, format!("{from}; {changed}")),
+                    None => (Fate::New, from),
+                }
+            }
+            (Some(Fated::Empty { why }), changed) => {
+                let empty = format!("starts empty, complete from the next epoch on, because {why}");
+                match changed {
+                    Some(changed) => (Fate::Reset, format!("{changed}; {empty}")),
+                    None => (Fate::New, empty),
+                }
+            }
         };
         found.push(Changed { name: view.name.to_string(), fate, why });
     }

@@ -3,6 +3,7 @@
 
 use crate::engine::assemble::DeltaPart;
 use crate::engine::running::LiveTable;
+use crate::sinks::delta::census::Census;
 use crate::sinks::delta::config::DeltaTableConfig;
 use crate::sinks::delta::sink::DeltaSink;
 use crate::sinks::delta::table::{EpochWriter, Landing, Prepared, Table, TableSpec};
@@ -10,6 +11,7 @@ use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -42,6 +44,12 @@ pub trait LakeTable: Send + Sync {
 
     /// Application ids that start with "pipe/", with their versions.
     async fn transactions(&self) -> Result<BTreeMap<String, i64>>;
+
+    /// What the table holds, and whether it can be taken for all that our chain put there.
+    async fn census(&self) -> Result<Census>;
+
+    /// The rows at a version, in no order, a bounded batch at a time.
+    async fn rows(&self, version: u64, columns: &[Arc<str>]) -> Result<BoxStream<'static, Result<RecordBatch>>>;
 }
 
 #[async_trait]
@@ -134,6 +142,14 @@ impl LakeTable for Table {
 
     async fn transactions(&self) -> Result<BTreeMap<String, i64>> {
         Table::transactions(self).await
+    }
+
+    async fn census(&self) -> Result<Census> {
+        Table::census(self).await
+    }
+
+    async fn rows(&self, version: u64, columns: &[Arc<str>]) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        Table::rows(self, version, columns).await
     }
 }
 

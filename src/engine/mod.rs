@@ -29,7 +29,6 @@ pub mod running; // handle to a running pipeline: facts for readers, stop, wait
 pub mod simulation; // all of it under a seed: crashes, faults, and what must hold
 pub mod start; // the only start path
 pub mod survey; // what is in a checkpoint location, for people
-pub mod taken; // what a process that was fenced had processed
 pub mod upkeep; // beside the stream: checkpoints, compaction, vacuum of the lake
 pub mod upsert; // touched keys -> the key-value store
 pub mod worker; // the slot loop

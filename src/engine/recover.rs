@@ -1,14 +1,20 @@
 //! Observe, decide, roll forward, claim, restore: everything before a source may connect.
 
-use crate::checkpoint::decide::{Observed, ObservedTable, Step, decide};
+pub mod rebuild; // state computed anew from a table
+
+use crate::checkpoint::decide::{Observed, ObservedTable, Step, decide, left_over};
+use crate::checkpoint::feeds::{Feeding, first_feeds, next_feeds};
 use crate::checkpoint::next::{claim_record, first_record};
 use crate::checkpoint::record::{Record, ViewRecord};
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, TableEntry, apply, write_record};
 use crate::engine::lake::Lake;
+use crate::engine::recover::rebuild::{Counts, Fate, Rebuilder};
 #[cfg(test)]
 use crate::engine::simulation::planted::{Bug, planted};
 use crate::env::clock::Clock;
+use crate::env::offload::Offload;
+use crate::sinks::delta::census::Census;
 use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
 use crate::sql::plan::Plan;
@@ -16,6 +22,7 @@ use crate::sql::why_changed;
 use crate::state::view::{Merge, ViewState};
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::error::{Error, Result};
+use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -72,6 +79,9 @@ pub struct Recovery<'a> {
     pub wanted: Vec<(String, TableSpec)>,
     pub kv: &'a BTreeMap<String, Arc<KvSink>>,
     pub journals: Vec<(String, ChainId)>,
+    /// The share of the memory budget that state has.
+    pub state_bytes: u64,
+    pub offload: Offload,
 }
 
 impl Recovery<'_> {
@@ -112,9 +122,17 @@ impl Recovery<'_> {
             }
             Step::Fresh => {
                 tracing::info!(chain = %chain_id, "new chain: nothing was recorded before");
-                first_record(chain_id, self.pipeline, self.author.now(self.clock.now_us()))
+                let mut first = first_record(chain_id, self.pipeline, self.author.now(self.clock.now_us()));
+                first.feeds = first_feeds(&feedings(self.plan));
+                first
             }
-            Step::Continue { head, apply: missing, .. } => self.continue_from(*head, missing, &tables).await?,
+            Step::Continue { head, apply: missing, .. } => {
+                for epoch in left_over(&observed) {
+                    self.chain.set_aside(epoch).await?;
+                }
+                self.roll_forward(&head, missing, &tables).await?;
+                self.claim_after(*head, &tables).await?
+            }
         };
         #[cfg(test)]
         if planted(Bug::ClaimSkipped) {
@@ -148,8 +166,8 @@ impl Recovery<'_> {
         Ok((entries, observed))
     }
 
-    /// Rolls forward what is decided, then says what the claim carries on.
-    async fn continue_from(&self, head: Record, missing: Vec<Epoch>, tables: &[TableEntry]) -> Result<Record> {
+    /// What is decided and may not be in the tables yet.
+    async fn roll_forward(&self, head: &Record, missing: Vec<Epoch>, tables: &[TableEntry]) -> Result<()> {
         #[cfg(test)]
         let missing = if planted(Bug::RecoverySkipsApply) { Vec::new() } else { missing };
         for epoch in missing {
@@ -190,24 +208,88 @@ impl Recovery<'_> {
             }
             apply(&record, tables, self.clock, |_| {}).await?;
         }
-        let next = head.epoch.next();
-        let views = self.plan.views.iter().map(|view| match head.view(&view.name) {
-            Some(known) if known.fingerprint == view.fingerprint => known.clone(),
-            known => {
-                let read_before = head.partitions.iter().any(|p| p.span.to.0 > 0);
-                if read_before {
-                    let why = known.map_or("it is new".to_string(), |k| why_changed(&k.fingerprint, &view.fingerprint));
-                    tracing::warn!(view = %view.name, complete_from = next.0, "materialized view starts empty: {why}");
-                }
-                ViewRecord {
-                    name: view.name.to_string(),
-                    fingerprint: view.fingerprint.clone(),
-                    segments: Vec::new(),
-                    complete_from: read_before.then_some(next),
-                }
+        Ok(())
+    }
+
+    /// What the claim carries on: positions as they stand, state that is there, and state computed anew.
+    async fn claim_after(&self, head: Record, tables: &[TableEntry]) -> Result<Record> {
+        let mut fates = Vec::new();
+        for view in 0..self.plan.views.len() {
+            fates.push(rebuild::fate(self.plan, view, &head, &Opened(tables)).await?);
+        }
+        // A rebuild may take long. With a claim before it the tables stand still, and another process is fenced now and
+        // not at the end; what the record says of views stays, so that after a crash all of this begins again.
+        let head = match fates.iter().any(|f| matches!(f, Fate::Rebuilt(_))) {
+            true => {
+                let claim = self.claim(&head, head.views.clone());
+                write_record(self.chain, &claim, self.clock, |_| {}).await?;
+                claim
             }
-        });
-        Ok(claim_record(&head, self.author.now(self.clock.now_us()), views.collect()))
+            false => head,
+        };
+        let epoch = head.epoch.next();
+        let rebuilder = Rebuilder {
+            chain: self.chain,
+            clock: self.clock,
+            offload: self.offload,
+            slots: self.author.slots,
+            state_bytes: self.state_bytes,
+            attempt: self.author.uuids.fresh(),
+        };
+        let mut views = Vec::new();
+        for (index, fate) in fates.into_iter().enumerate() {
+            let view = &self.plan.views[index];
+            let known = head.view(&view.name);
+            let changed = || known.map_or("it is new".to_string(), |k| why_changed(&k.fingerprint, &view.fingerprint));
+            let (segments, complete_from) = match fate {
+                Fate::Kept(known) => {
+                    views.push(known);
+                    continue;
+                }
+                Fate::Fresh => (Vec::new(), None),
+                Fate::Rebuilt(chosen) => {
+                    tracing::info!(view = %view.name, table = %chosen.table, "state is not there: {}", changed());
+                    let table = tables.iter().find(|t| *t.key == *chosen.table);
+                    let table = table.ok_or_else(|| Error::Failed(format!("table {} is not open", chosen.table)))?;
+                    (rebuilder.run(self.plan, index, &chosen, table.table.as_ref(), epoch).await?, None)
+                }
+                Fate::Empty { why } => {
+                    let changed = changed();
+                    tracing::warn!(
+                        view = %view.name,
+                        complete_from = epoch.0,
+                        "materialized view starts empty: {changed}; and no table can give its rows back: {why}"
+                    );
+                    (Vec::new(), Some(epoch))
+                }
+            };
+            let (name, fingerprint) = (view.name.to_string(), view.fingerprint.clone());
+            views.push(ViewRecord { name, fingerprint, segments, complete_from });
+        }
+        Ok(self.claim(&head, views))
+    }
+
+    fn claim(&self, head: &Record, views: Vec<ViewRecord>) -> Record {
+        let mut claim = claim_record(head, self.author.now(self.clock.now_us()), views);
+        claim.feeds = next_feeds(head, &feedings(self.plan));
+        claim
+    }
+}
+
+/// What the plan puts into tables, as records know it.
+pub fn feedings(plan: &Plan) -> Vec<Feeding<'_>> {
+    plan.feeds.iter().map(|f| Feeding { sink: &f.sink, table: &f.table, columns: &f.columns }).collect()
+}
+
+struct Opened<'a>(&'a [TableEntry]);
+
+#[async_trait]
+impl Counts for Opened<'_> {
+    async fn census(&self, sink: &str, table: &str) -> Result<Option<Census>> {
+        match self.0.iter().find(|e| e.sink == sink && e.name == table) {
+            Some(entry) => entry.table.census().await.map(Some),
+            None => Ok(None),
+        }
     }
 }
 

@@ -11,13 +11,12 @@ use crate::engine::build::{Ground, SourceStart, build};
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, Checkpointer};
 use crate::engine::dead_letter;
-use crate::engine::fenced::{Journalled, with_left_behind};
+use crate::engine::fenced::{FencedSource, LeftBehind};
 use crate::engine::lake::DeltaLake;
 use crate::engine::recover;
 use crate::engine::replay::{DeadLetterSource, Replay};
 use crate::engine::retry::for_a_minute;
 use crate::engine::running::{Live, LiveSource, Running};
-use crate::engine::taken::Taken;
 use crate::engine::upkeep;
 use crate::env::clock::Clock;
 use crate::env::offload::Offload;
@@ -27,19 +26,19 @@ use crate::journal;
 use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
 use crate::sinks::kv::config::KvConfig;
-use crate::sources::{Applied, OpenContext, Source, SourceContext};
+use crate::sources::{OpenContext, Source, SourceContext};
 use crate::sql::plan::{InsertFrom, Plan};
 use crate::types::epoch::ChainId;
 use crate::types::error::{Error, Result, panic_text};
 use crate::types::limit::{IN_FLIGHT_CLIENTS_PERCENT, SHARE_IN_FLIGHT_PERCENT, SHARE_STATE_PERCENT};
 use crate::types::message::REPLAY_SOURCE;
-use crate::types::position::PartitionId;
+use crate::types::position::{PartitionId, Position};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -143,10 +142,10 @@ async fn run(assembled: Assembled, options: StartOptions, replay: Option<Replay>
     let stop = CancellationToken::new();
     let kept = live.tables.iter().map(|t| (t.table.clone(), lake.table_config(&t.sink, &t.table.spec().name)));
     crew.threads.push(upkeep::start(kept.collect(), in_flight_bytes, stop.child_token()));
-    let taken = Taken { boards: live.boards.clone(), applied: standing(&parts.sources, &parts.claim) };
-    let journals = match replay {
-        Some(_) => Vec::new(),
-        None => parts.sources.iter().map(|s| journalled(s, &data_dir)).collect(),
+    let left_behind = LeftBehind {
+        boards: live.boards.clone(),
+        sources: parts.sources.iter().map(|s| fenced_source(s, &data_dir)).collect(),
+        idle: idle(&parts.sources, &parts.claim),
     };
     let opened: Vec<Box<dyn Source>> = match replay {
         Some(replay) => {
@@ -183,26 +182,23 @@ async fn run(assembled: Assembled, options: StartOptions, replay: Option<Replay>
     // Ends by itself with the checkpointer; nothing waits for it.
     tokio::spawn(parts.cleaner.run());
     let abandon = parts.abandon;
-    let supervisor = Supervisor { crew, stop: stop.clone(), finish: parts.finish, abandon, taken, journals, lock };
+    let supervisor = Supervisor { crew, stop: stop.clone(), finish: parts.finish, abandon, left_behind, lock };
     let supervisor = tokio::spawn(supervisor.run(running_sources, parts.checkpointer));
     Ok(Running { live, stop, supervisor })
 }
 
-fn journalled(source: &SourceStart, data_dir: &Path) -> Journalled {
-    Journalled {
-        source: source.name.clone(),
-        dir: journal::directory(data_dir, &source.name),
+fn fenced_source(source: &SourceStart, data_dir: &Path) -> FencedSource {
+    FencedSource {
+        name: source.name.clone(),
+        journal: journal::directory(data_dir, &source.name),
         applied: source.applied.clone(),
     }
 }
 
-/// How far each partition counts; one whose source is not read in this run stands where the claim says.
-fn standing(sources: &[SourceStart], claim: &Record) -> Vec<watch::Receiver<Applied>> {
+/// Partitions whose source is not read in this run stand where the claim says.
+fn idle(sources: &[SourceStart], claim: &Record) -> BTreeMap<PartitionId, Position> {
     let is_read = |partition: &PartitionId| sources.iter().any(|s| *s.name == *partition.source);
-    let idle = claim.positions().filter(|(p, _)| !is_read(p)).map(|(p, at)| (p.clone(), at)).collect();
-    let mut standing: Vec<_> = sources.iter().map(|s| s.applied.clone()).collect();
-    standing.push(watch::channel(Arc::new(idle)).1);
-    standing
+    claim.positions().filter(|(p, _)| !is_read(p)).map(|(p, at)| (p.clone(), at)).collect()
 }
 
 fn slot_count(slots: &Slots) -> usize {
@@ -285,11 +281,9 @@ struct Supervisor {
     crew: Crew,
     stop: CancellationToken,
     finish: CancellationToken,
-    /// Of every source; most have none on the disk.
-    journals: Vec<Journalled>,
     /// Lets threads that wait for a store go, once nothing of theirs counts any more.
     abandon: CancellationToken,
-    taken: Taken,
+    left_behind: LeftBehind,
     /// Held to the very end: no second process before the last record.
     lock: std::fs::File,
 }
@@ -328,7 +322,7 @@ impl Supervisor {
         self.abandon.cancel();
         sources.shutdown().await;
         let ended = match ended {
-            Err(e @ Error::Fenced(_)) => Err(self.taken.told_with(with_left_behind(e, &self.journals))),
+            Err(e @ Error::Fenced(_)) => Err(self.left_behind.told_with(e)),
             // A worker's own error says more than "a slot has stopped".
             Err(e) => Err(self.crew.failed.try_recv().ok().unwrap_or(e)),
             Ok(()) => Ok(()),

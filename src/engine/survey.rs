@@ -71,7 +71,19 @@ async fn look(chain: &Chain) -> Result<(Survey, bool)> {
     let read: Vec<_> = stream::iter(epochs).map(read).buffered(READS_AT_ONCE).try_collect().await?;
     let mut missing = false;
     let mut expected = None;
+    let floor = match read.last() {
+        Some((_, Some(Ok(head)))) => head.floor,
+        _ => Epoch(0),
+    };
     for (epoch, read) in read {
+        if epoch < floor {
+            let path = record_path(epoch);
+            found.problems.push(format!(
+                "\"{path}\" is left over: a process that stood still wrote it under a name that was cleaned up; the next \
+                 start sets it aside"
+            ));
+            continue;
+        }
         if let Some(expected) = expected.filter(|expected| *expected != epoch) {
             missing = true;
             let last = Epoch(epoch.0 - 1);

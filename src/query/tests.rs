@@ -42,6 +42,8 @@ fn queries() -> Queries {
         inserts: vec![],
         stateless_views: vec![],
         meta_used: vec![],
+        feeds: vec![],
+        rebuilds: vec![],
     };
     let runtime = tokio::runtime::Handle::current();
     let settings = QuerySettings { memory_bytes: 16 << 20, partitions: 1, runtime, clock: Clock::System };

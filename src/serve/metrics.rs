@@ -58,6 +58,8 @@ const MEANINGS: &[(Kind, &str, &str)] = &[
     // State, checkpoints, sinks.
     (Gauge, "pipe_state_keys", "Keys of a materialized view."),
     (Gauge, "pipe_state_bytes", "Bytes a materialized view holds in memory."),
+    (Counter, "pipe_view_rebuild_rows_total", "Rows of lake tables read to compute a materialized view anew."),
+    (Histogram, "pipe_view_rebuild_seconds", "Time a materialized view took to be computed anew, at a start."),
     (Gauge, "pipe_checkpoint_epoch", "The last epoch that was decided."),
     (Gauge, "pipe_checkpoint_timestamp_seconds", "When that was, in seconds since 1970."),
     (Counter, "pipe_checkpoint_records_total", "Records written."),

@@ -14,6 +14,7 @@ use crate::sql::function::{session, unsteady};
 use crate::sql::names::{self, Defined};
 use crate::sql::plan::{Insert, InsertFrom, MaterializedView, NodeRole, Plan, SqlFile, StatelessView};
 use crate::sql::query::{Planner, nullable, stream_schema, without_message};
+use crate::sql::rebuild::Statements;
 use crate::sql::relation::{Relation, RelationKind, Relations};
 use crate::sql::settle::type_name;
 use crate::sql::statement::{self, InsertStatement, Statement, ViewStatement, normal};
@@ -490,6 +491,16 @@ impl Compiler<'_> {
     /// Everything is sound: nodes in evaluation order, and their numbers where they are referred to.
     fn assemble(mut self) -> datafusion::common::Result<Plan> {
         deliver::align(&mut self.inserts)?;
+        let statements = Statements {
+            session: self.session,
+            relations: &self.relations,
+            tables: &self.tables,
+            streams: &self.streams,
+            inserts: &self.inserts,
+        };
+        let feeds = statements.feeds()?;
+        let rebuilds = self.views.iter().map(|(view, input)| statements.rebuilds(view, input));
+        let rebuilds = rebuilds.collect::<datafusion::common::Result<Vec<_>>>()?;
         let live: Vec<&LogicalPlan> =
             self.views.iter().map(|(_, p)| p).chain(self.inserts.iter().filter_map(|(_, p)| p.as_ref())).collect();
         let readers = count_readers(&self.streams, &live)?;
@@ -518,7 +529,8 @@ impl Compiler<'_> {
         }
         let nodes = assembly.nodes;
         let meta_used = meta_used(&self.tables, &nodes)?;
-        Ok(Plan { tables: self.tables, nodes, views, inserts, stateless_views: self.stateless_views, meta_used })
+        let (tables, stateless_views) = (self.tables, self.stateless_views);
+        Ok(Plan { tables, nodes, views, inserts, stateless_views, meta_used, feeds, rebuilds })
     }
 }
 

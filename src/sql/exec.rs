@@ -220,12 +220,12 @@ fn fill_leaves(
     Ok(filled.data)
 }
 
-async fn physical_plan(logical: &LogicalPlan, session: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
+pub(super) async fn physical_plan(logical: &LogicalPlan, session: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
     Ok(DefaultPhysicalPlanner::default().create_physical_plan(logical, session).await?)
 }
 
 /// All partitions one after the other (UNION ALL has one per branch), in the order of `__msg`, under `schema`.
-fn execute(
+pub(super) fn execute(
     plan: &Arc<dyn ExecutionPlan>,
     context: &Arc<TaskContext>,
     schema: &SchemaRef,

@@ -1,6 +1,6 @@
 //! A plan as text: what `pipe explain` prints.
 
-use crate::sql::plan::{Fold, Input, Insert, InsertFrom, MaterializedView, Node, NodeRole, Plan};
+use crate::sql::plan::{Fold, Input, Insert, InsertFrom, MaterializedView, Node, NodeRole, Plan, Rebuild};
 use crate::sql::settle::type_name;
 use crate::types::table::{META_COLUMNS, RouteCondition, RouteSubject, RouteValue, Table};
 use arrow::datatypes::{DataType, Schema};
@@ -134,9 +134,27 @@ fn write_view(text: &mut String, plan: &Plan, view: &MaterializedView) -> std::f
     }
     writeln!(text, "  state:   about {} bytes for each key", key_bytes(view))?;
     writeln!(text, "  print:   {}", &view.fingerprint[..16])?;
+    write_rebuilds(text, plan, view)?;
     write_columns(text, &view.output_schema)?;
     write_node(text, plan, &plan.nodes[view.input])?;
     writeln!(text)
+}
+
+/// Where state would come from if the view changed.
+fn write_rebuilds(text: &mut String, plan: &Plan, view: &MaterializedView) -> std::fmt::Result {
+    let number = plan.views.iter().position(|v| v.name == view.name);
+    let Some(rebuilds) = number.and_then(|number| plan.rebuilds.get(number)) else { return Ok(()) };
+    let table = |way: &Rebuild| format!("{}.{}", way.sink, way.table);
+    let mut tables: Vec<String> = rebuilds.ways.iter().map(table).collect();
+    tables.dedup();
+    match tables.as_slice() {
+        [] => writeln!(text, "  rebuild: starts empty when it changes: {}", rebuilds.unfit.join("; ")),
+        _ => writeln!(
+            text,
+            "  rebuild: from {} when it changes, if that has every row since the beginning",
+            tables.join(" or ")
+        ),
+    }
 }
 
 fn write_insert(text: &mut String, plan: &Plan, insert: &Insert) -> std::fmt::Result {

@@ -28,6 +28,15 @@ pub fn of_view(input: &LogicalPlan, folded: &Folded, tables: &[Arc<Table>]) -> R
     Ok(format!("{FORMAT}-{}-{digest}", datafusion::DATAFUSION_VERSION))
 }
 
+/// A digest over what makes a table's rows: the plan down to the tables, as `whole` and the optimizer leave it. Short,
+/// because every record carries one for each column; an accident is all it must tell apart. Without DataFusion's version:
+/// values that are stored stay what they are.
+pub fn of_rows(rows: &LogicalPlan, tables: &[Arc<Table>]) -> Result<String> {
+    let mut digest = digest(&[&rows.display_indent_schema().to_string(), &read_of_tables(rows, tables)?]);
+    digest.truncate(16);
+    Ok(digest)
+}
+
 /// The plan with the views it reads in the place of their scans, down to the tables.
 pub fn whole(plan: &LogicalPlan, views: &BTreeMap<String, LogicalPlan>) -> Result<LogicalPlan> {
     let replaced = plan.clone().transform_up(|node| {

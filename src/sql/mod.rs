@@ -17,7 +17,9 @@ mod leaf; // the refillable scan under exec's plans
 mod names; // who defines what
 pub mod plan; // what the rest of the house sees of SQL
 mod query; // a query, planned and its outputs settled
+mod rebuild; // which tables hold the rows that a view folds
 mod relation; // what a query is planned against
+pub mod replay; // a view's rows once more, from a table that kept them
 mod settle; // the types that leave a statement
 mod statement; // one statement: which of the four
 pub mod surface; // every construct by its word, for the documentation's test

@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,6 +31,10 @@ pub struct Plan {
     /// Per table (index as in `tables`): which of `META_COLUMNS` any statement reads. The engine builds only those
     /// and fills the others with nulls of no cost... except NOT NULL ones, which it always builds.
     pub meta_used: Vec<[bool; 9]>,
+    /// What each append-only table receives; those that one statement alone fills.
+    pub feeds: Vec<Feed>,
+    /// By index in `views`.
+    pub rebuilds: Vec<Rebuilds>,
 }
 
 #[derive(Clone, Debug)]
@@ -171,4 +176,53 @@ pub enum InsertFrom {
         /// Indices into `Insert::schema` of the key, in the view's key order.
         key: Vec<usize>,
     },
+}
+
+/// What one statement puts into a table, column by column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feed {
+    pub sink: Arc<str>,
+    pub table: Arc<str>,
+    /// Of each column a digest over how it and the rows come about, from the messages on.
+    pub columns: BTreeMap<String, String>,
+}
+
+/// From which tables a materialized view's state can be computed anew, as far as the statements can tell.
+#[derive(Clone, Debug, Default)]
+pub struct Rebuilds {
+    pub ways: Vec<Rebuild>,
+    /// What keeps other tables from serving, for people.
+    pub unfit: Vec<String>,
+}
+
+/// A table that receives every row of a relation below a view, with all that the view reads of it.
+#[derive(Clone, Debug)]
+pub struct Rebuild {
+    pub sink: Arc<str>,
+    pub table: Arc<str>,
+    /// As the statement fills it.
+    pub schema: SchemaRef,
+    pub relation: Arc<str>,
+    /// What the view's plan scans; `__msg` last, everything nullable.
+    pub leaf_schema: SchemaRef,
+    /// Columns of `leaf_schema` that are read, and what the table calls them.
+    pub columns: Vec<(usize, Arc<str>)>,
+    /// The view's input rows over that relation, optimised.
+    pub logical: LogicalPlan,
+    /// Of DISTINCT ON: the table's columns that say where a row's message came from.
+    pub origin: Option<OriginColumns>,
+}
+
+#[derive(Clone, Debug)]
+pub struct OriginColumns {
+    pub source: OriginSource,
+    pub topic: Arc<str>,
+    pub partition: Arc<str>,
+    pub position: Arc<str>,
+}
+
+#[derive(Clone, Debug)]
+pub enum OriginSource {
+    Always(Arc<str>),
+    Column(Arc<str>),
 }

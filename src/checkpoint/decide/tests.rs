@@ -71,6 +71,17 @@ fn check(what: &str, observed: Observed, expected: &str) {
 }
 
 #[test]
+fn what_is_below_the_floor_is_not_part_of_the_chain() {
+    let floor = |records: &[u64], floor: u64| there(records).head(|head| head.floor = Epoch(floor));
+    check("left over", floor(&[3, 7, 8, 9], 7), "continue 9, apply [9], claim 10/2");
+    check("two of them, and the floor lags", floor(&[2, 3, 7, 8, 9], 6), "continue 9, apply [9], claim 10/2");
+    check("it may be the chain's", floor(&[6, 8, 9], 6), "refuse… record 7 is missing");
+    check("no floor is known", floor(&[3, 7, 8, 9], 0), "refuse… records 4 to 6 are missing");
+    assert_eq!(left_over(&floor(&[2, 3, 7, 8, 9], 7)), [Epoch(2), Epoch(3)]);
+    assert_eq!(left_over(&floor(&[7, 8, 9], 7)), []);
+}
+
+#[test]
 fn an_empty_location() {
     check("nothing anywhere", there(&[]), "fresh");
     check("tables, never written by pipe", there(&[]).table("points", "id-1", &[]), "fresh");
@@ -124,14 +135,14 @@ fn a_sound_chain_goes_on() {
 
 #[test]
 fn records_that_cannot_be_read() {
-    let newer = Unreadable::Format { found: 2 };
+    let newer = Unreadable::Format { found: 3 };
     check(
         "a newer format",
         there(&[4]).unreadable(newer.clone()),
-        "refuse: the newest record \"records/00000000000000000004.json\" cannot be read: it has record format 2, this \
-         build reads formats up to 1",
+        "refuse: the newest record \"records/00000000000000000004.json\" cannot be read: it has record format 3, this \
+         build reads formats up to 2",
     );
-    check("a newer format, whatever else is wrong", there(&[1, 4]).unreadable(newer), "refuse… record format 2");
+    check("a newer format, whatever else is wrong", there(&[1, 4]).unreadable(newer), "refuse… record format 3");
     check(
         "half a record",
         there(&[4]).unreadable(Unreadable::Damaged { why: "EOF".to_string() }),
@@ -251,6 +262,6 @@ fn after_a_put_whose_answer_was_lost() {
     assert_eq!(decided(None, "x"), Decided::Absent);
     assert_eq!(decided(Some(&Ok(record(4))), "x"), Decided::Ours);
     assert_eq!(decided(Some(&Ok(theirs)), "x"), Decided::Fenced { by: "host/1/0 (incarnation 1)".to_string() });
-    let newer = Err(Unreadable::Format { found: 2 });
-    assert!(matches!(decided(Some(&newer), "x"), Decided::Fenced { by } if by.contains("format 2")));
+    let newer = Err(Unreadable::Format { found: 3 });
+    assert!(matches!(decided(Some(&newer), "x"), Decided::Fenced { by } if by.contains("format 3")));
 }

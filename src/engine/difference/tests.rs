@@ -1,11 +1,13 @@
 //! What becomes of state, tables and positions under a changed config: one line per thing.
 
 use super::*;
+use crate::checkpoint::feeds::first_feeds;
 use crate::checkpoint::next::{Cut, first_record, next_record};
 use crate::checkpoint::record::ViewRecord;
 use crate::checkpoint::testing::{author, chain, empty_cut, moved, written};
 use crate::config::section::Section;
 use crate::config::spec::PipelineSpec;
+use crate::engine::recover::feedings;
 use crate::sinks::delta::config::FloatEncoding;
 use crate::sinks::delta::sink::DeltaSink;
 use crate::sinks::delta::table::TableSpec;
@@ -42,7 +44,27 @@ async fn head() -> Record {
         tables: vec![written("points", 7)],
         ..empty_cut(1)
     };
-    next_record(&first, author("2"), cut)
+    let mut head = next_record(&first, author("2"), cut);
+    head.feeds = first_feeds(&feedings(&plan(BASE).await));
+    head
+}
+
+/// The table as the records have it, in two megabytes.
+struct Whole;
+
+#[async_trait]
+impl Counts for Whole {
+    async fn census(&self, _: &str, _: &str) -> Result<Option<Census>> {
+        Ok(Some(Census { rows: 7, bytes: 2_000_000, ..Census::default() }))
+    }
+}
+
+async fn fates(plan: &Plan, head: &Record) -> Vec<Option<Fated>> {
+    let mut fates = Vec::new();
+    for view in 0..plan.views.len() {
+        fates.push(Some(rebuild::fate(plan, view, head, &Whole).await.unwrap()));
+    }
+    fates
 }
 
 fn looked(id: Option<&str>, fit: Fit) -> Vec<(String, String, Looked)> {
@@ -54,7 +76,8 @@ fn config() -> Config {
 }
 
 async fn check(text: &str, looked: Vec<(String, String, Looked)>, expected: &[&str]) {
-    let found = compare(Some(&head().await), &config(), &plan(text).await, looked);
+    let (plan, head) = (plan(text).await, head().await);
+    let found = compare(Some(&head), &config(), &plan, looked, &fates(&plan, &head).await);
     let shown = |c: &Changed| format!("{} {:?} {}", c.name, c.fate, c.why).trim().to_string();
     let lines: Vec<String> = found.views.iter().chain(&found.tables).map(shown).collect();
     assert_eq!(lines.len(), expected.len(), "{lines:?}");
@@ -74,13 +97,18 @@ async fn what_a_change_keeps_and_what_it_resets() {
     let same = || looked(Some("id-1"), Fit::Same);
     check(BASE, same(), &["sums Kept", "lake.points Kept"]).await;
     let other = BASE.replace("sum(n)", "max(n)");
-    check(&other, same(), &["sums Reset its query", "lake.points Kept"]).await;
+    let rebuilt = "sums Rebuilt rebuilt from lake.points (7 rows, 2.0 MB); its query, a view below it";
+    check(&other, same(), &[rebuilt, "lake.points Kept"]).await;
+    let lacking = other.replace("SELECT id, n FROM", "SELECT id FROM");
+    let reset = "sums Reset its query, a view below it, or a column, source or route that it reads has changed; starts empty, \
+                 complete from the next epoch on, because lake.points lacks what is read of \"s\": n";
+    check(&lacking, same(), &[reset, "lake.points Kept"]).await;
     let added = BASE.replace("n INT", "n INT, more TEXT").replace("id, n FROM", "id, n, more FROM");
     let grows = looked(Some("id-1"), Fit::Grows(vec!["more".into()]));
     check(&added, grows, &["sums Kept", "lake.points Grows columns added: more"]).await;
     let renamed = BASE.replace("sums", "totals");
     let both =
-        ["totals New starts empty: complete from the next epoch", "sums Gone its state is dropped", "lake.points Kept"];
+        ["totals New rebuilt from lake.points (7 rows, 2.0 MB)", "sums Gone its state is dropped", "lake.points Kept"];
     check(&renamed, same(), &both).await;
     let without_insert = BASE.split("INSERT").next().unwrap();
     check(without_insert, vec![], &["sums Kept", "lake.points Gone no statement writes it any more"]).await;
@@ -96,7 +124,9 @@ async fn what_a_start_would_refuse() {
     check(BASE, looked(None, Fit::New), &swapped).await;
     let mut renamed = config();
     renamed.pipeline.name = "other".into();
-    let found = compare(Some(&head().await), &renamed, &plan(BASE).await, looked(Some("id-1"), Fit::Same));
+    let (plan, head) = (plan(BASE).await, head().await);
+    let fates = fates(&plan, &head).await;
+    let found = compare(Some(&head), &renamed, &plan, looked(Some("id-1"), Fit::Same), &fates);
     assert!(found.refusals[0].contains("belongs to pipeline \"fleet\", this one is \"other\""), "{:?}", found.refusals);
 }
 
@@ -105,11 +135,12 @@ async fn positions_and_new_statements() {
     let text = format!("{BASE}\nINSERT INTO lake.more SELECT id FROM s;");
     let mut tables = looked(Some("id-1"), Fit::Same);
     tables.push(("lake".into(), "more".into(), Looked { id: None, fit: Fit::New }));
-    let found = compare(Some(&head().await), &config(), &plan(&text).await, tables);
+    let (other, head) = (plan(&text).await, head().await);
+    let found = compare(Some(&head), &config(), &other, tables, &fates(&other, &head).await);
     assert_eq!(found.tables[1].why, "its rows start at the cut");
     let standing = Standing { source: "s".into(), partition: "p".into(), position: 10, is_read: false };
     assert_eq!(found.partitions, [standing], "the config has no source");
-    let nothing = compare(None, &config(), &plan(BASE).await, looked(None, Fit::New));
+    let nothing = compare(None, &config(), &plan(BASE).await, looked(None, Fit::New), &[None]);
     assert!(nothing.head.is_none() && !nothing.loses_state() && !nothing.is_refused());
     assert_eq!((nothing.views[0].fate, nothing.tables[0].fate), (Fate::New, Fate::New));
 }

@@ -11,8 +11,9 @@ use crate::env::uuids::Uuids;
 use crate::sinks::delta::table::Landing;
 use crate::sql::plan::SqlFile;
 use crate::types::catalog::{Catalog, SinkKind, SourceFacts};
-use async_trait::async_trait;
+use arrow::record_batch::RecordBatch;
 use futures::FutureExt;
+use futures::stream::BoxStream;
 use std::sync::Mutex;
 
 /// Tables by name: the newest epoch each holds. `commits`: what really went in, in order.
@@ -78,6 +79,14 @@ impl LakeTable for ModelTable {
         let held = self.lake.held.lock().unwrap().get(&self.spec.name).copied();
         Ok(held.map(|epoch| (self.app_id.clone(), epoch as i64)).into_iter().collect())
     }
+
+    async fn census(&self) -> Result<Census> {
+        Err(Error::Failed("no view asks".into()))
+    }
+
+    async fn rows(&self, _version: u64, _columns: &[Arc<str>]) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        Err(Error::Failed("no view asks".into()))
+    }
 }
 
 /// One start up to its claim, on a clock that stands still: None is a crash in the middle of a wait.
@@ -94,6 +103,8 @@ async fn start(chain: &Chain, lake: &Arc<Model>, plan: &Plan) -> Option<Result<R
         wanted: wanted_tables(plan, "lake", &BTreeMap::new()),
         kv: &BTreeMap::new(),
         journals: vec![],
+        state_bytes: 1 << 20,
+        offload: Offload::InPlace,
     };
     recovery.run().now_or_never().map(|done| done.map(|recovered| recovered.claim))
 }

@@ -7,6 +7,7 @@ use crate::engine::simulation::expect::{OUTPUTS, Output, RowKey};
 use crate::engine::simulation::planted::{Bug, planted};
 use crate::engine::simulation::world::{Fault, World, unavailable};
 use crate::env::uuids::Uuids;
+use crate::sinks::delta::census::Census;
 use crate::sinks::delta::table::{Landing, Prepared, TableSpec};
 use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
@@ -14,6 +15,7 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,6 +26,8 @@ pub struct Logs {
     pub tables: BTreeMap<String, Log>,
     /// Complete and durable files: their rows.
     pub files: BTreeMap<String, Vec<RowKey>>,
+    /// And the rows themselves, for those who read them back.
+    batches: BTreeMap<String, Vec<RecordBatch>>,
     /// Counts changes.
     pub commits: u64,
 }
@@ -35,6 +39,8 @@ pub struct Log {
     pub version: u64,
     transactions: BTreeMap<String, i64>,
     pub rows: BTreeSet<RowKey>,
+    /// Files committed, in order.
+    paths: Vec<String>,
 }
 
 impl Logs {
@@ -88,7 +94,12 @@ impl LakeTable for ModelTable {
     }
 
     fn writer(&self, _: u64) -> Result<Box<dyn EpochFiles>> {
-        Ok(Box::new(ModelFiles { world: self.world.clone(), table: self.key.clone(), rows: Vec::new() }))
+        Ok(Box::new(ModelFiles {
+            world: self.world.clone(),
+            table: self.key.clone(),
+            rows: Vec::new(),
+            batches: Vec::new(),
+        }))
     }
 
     async fn verify_files(&self, adds: &[Value]) -> Result<()> {
@@ -145,12 +156,41 @@ impl LakeTable for ModelTable {
         self.world.pause().await;
         Ok(self.world.logs.lock().expect("no holder panics").tables[&self.key].transactions.clone())
     }
+
+    async fn census(&self) -> Result<Census> {
+        self.world.pause().await;
+        let logs = self.world.logs.lock().expect("no holder panics");
+        let log = &logs.tables[&self.key];
+        Ok(Census { version: log.version, rows: log.rows.len() as u64, ..Census::default() })
+    }
+
+    async fn rows(&self, version: u64, columns: &[Arc<str>]) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let batches: Vec<RecordBatch> = {
+            let logs = self.world.logs.lock().expect("no holder panics");
+            let log = &logs.tables[&self.key];
+            assert!(version <= log.version, "{}: version {version} is yet to come", self.key);
+            log.paths.iter().flat_map(|path| logs.batches[path].clone()).collect()
+        };
+        let (world, key, columns) = (self.world.clone(), self.key.clone(), columns.to_vec());
+        let read = move |batch: RecordBatch| {
+            let (world, key, columns) = (world.clone(), key.clone(), columns.clone());
+            async move {
+                world.pause().await;
+                if world.happens(10) {
+                    return Err(unavailable(&key));
+                }
+                let picked = columns.iter().map(|name| batch.schema().index_of(name)).collect::<Result<Vec<_>, _>>()?;
+                Ok(batch.project(&picked)?)
+            }
+        };
+        Ok(stream::iter(batches).then(read).boxed())
+    }
 }
 
 /// One more version, if that is the next one. False: it is taken.
 fn commit(world: &World, table: &str, version: u64, epoch: Epoch, landing: &Landing) -> bool {
     let mut logs = world.logs.lock().expect("no holder panics");
-    let Logs { tables, files, commits } = &mut *logs;
+    let Logs { tables, files, commits, .. } = &mut *logs;
     let log = tables.get_mut(table).expect("an open table");
     if log.version != version {
         return false;
@@ -169,6 +209,7 @@ fn commit(world: &World, table: &str, version: u64, epoch: Epoch, landing: &Land
             assert!(expected.has(output, row), "{table} gets a row that no message makes: {row:?}");
             assert!(log.rows.insert(row.clone()), "I7: {table} gets a row twice: {row:?}");
         }
+        log.paths.push(path_of(add).to_string());
     }
     log.version += 1;
     *commits += 1;
@@ -193,6 +234,7 @@ struct ModelFiles {
     world: Arc<World>,
     table: String,
     rows: Vec<RowKey>,
+    batches: Vec<RecordBatch>,
 }
 
 #[async_trait]
@@ -203,6 +245,7 @@ impl EpochFiles for ModelFiles {
             return Err(unavailable(&self.table));
         }
         self.rows.extend(row_keys(&self.table, rows));
+        self.batches.push(rows.clone());
         Ok(())
     }
 
@@ -215,7 +258,11 @@ impl EpochFiles for ModelFiles {
         let path = format!("{}/{}.parquet", self.table, fresh(&self.world.uuids));
         let rows = self.rows.len() as u64;
         self.world.say(format_args!("file {path}: {rows} rows"));
-        self.world.logs.lock().expect("no holder panics").files.insert(path.clone(), self.rows);
+        {
+            let mut logs = self.world.logs.lock().expect("no holder panics");
+            logs.files.insert(path.clone(), self.rows);
+            logs.batches.insert(path.clone(), self.batches);
+        }
         self.world.pause().await;
         Ok(Prepared { adds: vec![json!({ "path": path, "rows": rows })], rows, bytes: rows * 100 })
     }

@@ -1,7 +1,9 @@
 //! Whole pipelines over files, in this process: two of them on one checkpoint location, and one that runs for many epochs.
 
 use super::*;
+use crate::engine::checkpointer::write_record;
 use crate::engine::load::load_and_compile;
+use crate::types::epoch::Epoch;
 use datafusion::prelude::SessionContext;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -13,6 +15,9 @@ struct World {
     dir: TempDir,
     files: u32,
     lines: u32,
+    /// Of the records, with what opens it.
+    location: String,
+    options: BTreeMap<String, String>,
 }
 
 impl World {
@@ -23,7 +28,28 @@ impl World {
                    CREATE MATERIALIZED VIEW counted AS SELECT n % 7 AS k, count(*) AS c FROM t GROUP BY n % 7;
                    INSERT INTO lake.t SELECT n FROM t;";
         std::fs::write(dir.path().join("t.sql"), sql).unwrap();
-        World { dir, files: 0, lines: 0 }
+        let location = dir.path().join("shared").to_string_lossy().into_owned();
+        World { dir, files: 0, lines: 0, location, options: BTreeMap::new() }
+    }
+
+    /// The records in a fresh place on the S3 server that PIPE_TEST_S3 names; `None`, with a word about it: it names none.
+    fn on_s3(test: &str) -> Option<Self> {
+        let Ok(endpoint) = std::env::var("PIPE_TEST_S3") else {
+            println!("{test}: not run, PIPE_TEST_S3 is not set (tests/e2e/s3.sh)");
+            return None;
+        };
+        // Another test of this process may have installed one already, which is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let options = [
+            ("aws_endpoint", endpoint.as_str()),
+            ("aws_allow_http", "true"),
+            ("aws_access_key_id", "pipe-e2e"),
+            ("aws_secret_access_key", "pipe-e2e-secret"),
+            ("aws_region", "us-east-1"),
+        ];
+        let options = options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let location = format!("s3://pipe/{test}-{}", uuid::Uuid::new_v4());
+        Some(World { location, options, ..World::new() })
     }
 
     /// A file of ten lines.
@@ -35,6 +61,9 @@ impl World {
     }
 
     async fn start(&self, data_dir: &str, retain: usize, once: bool) -> Running {
+        let location = &self.location;
+        let options: Vec<String> = self.options.iter().map(|(key, value)| format!("{key} = \"{value}\"")).collect();
+        let options = options.join(", ");
         let config = format!(
             r#"
             [pipeline]
@@ -44,7 +73,8 @@ impl World {
             slots = 2
             [checkpoint]
             interval = "20ms"
-            location = "shared"
+            location = "{location}"
+            options = {{ {options} }}
             retain = {retain}
             [server]
             http = "off"
@@ -65,8 +95,7 @@ impl World {
     }
 
     fn chain(&self) -> Chain {
-        let shared = self.dir.path().join("shared");
-        Chain { location: store::open(shared.to_str().unwrap(), &BTreeMap::new()).unwrap() }
+        Chain { location: store::open(&self.location, &self.options).unwrap() }
     }
 }
 
@@ -98,7 +127,13 @@ async fn landed(running: &Running) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_processes_on_one_location_one_goes_on_and_the_other_says_what_it_had_taken() {
-    let mut world = World::new();
+    one_goes_on(World::new()).await;
+    if let Some(world) = World::on_s3("two-processes") {
+        one_goes_on(world).await;
+    }
+}
+
+async fn one_goes_on(mut world: World) {
     world.add();
     let mut first = world.start("one", 100, false).await;
     wait_for_rows(&mut first, 10).await;
@@ -118,7 +153,13 @@ async fn of_two_processes_on_one_location_one_goes_on_and_the_other_says_what_it
 /// Weeks in small: records and segments stay bounded, and a start copes with a chain whose first records are gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_does_not_grow_and_starts_from_what_is_left() {
-    let mut world = World::new();
+    does_not_grow(World::new()).await;
+    if let Some(world) = World::on_s3("retention") {
+        does_not_grow(world).await;
+    }
+}
+
+async fn does_not_grow(mut world: World) {
     let chain = world.chain();
     let mut running = world.start("one", 2, false).await;
     for _ in 0..6 {
@@ -142,4 +183,29 @@ async fn a_chain_does_not_grow_and_starts_from_what_is_left() {
         let keys: u64 = published.iter().map(|p| p.view_keys[0]).sum();
         assert!(keys >= 7, "state was restored: {keys} keys");
     }
+}
+
+/// A record whose PUT was answered by nobody is found to be ours; one that another process has the name of fences us.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lost_answer_of_a_conditional_put_is_resolved_on_s3() {
+    use crate::checkpoint::testing::{author, chain};
+    use crate::env::store::testing::{Fault, Hostile, Op};
+    let Some(world) = World::on_s3("lost-answers") else { return };
+    let (store, location) = Hostile::over(world.chain().location);
+    let records = Chain { location };
+    let first = crate::checkpoint::next::first_record(chain("a"), "fleet", author("1"));
+    let second = crate::checkpoint::next::claim_record(&first, author("2"), vec![]);
+    for (record, fault) in [(&first, Fault::AfterLanding), (&second, Fault::Before)] {
+        store.strike(Op::Put, "records/", fault);
+        store.strike(Op::Get, "records/", Fault::Before);
+        write_record(&records, record, &Clock::System, |_| {}).await.unwrap();
+        assert_eq!(store.waiting(), 0, "the faults struck");
+        let there = records.read(record.epoch).await.unwrap().unwrap().unwrap();
+        assert_eq!(there, *record);
+    }
+    store.strike(Op::Put, "records/", Fault::AfterLanding);
+    let theirs = crate::checkpoint::next::claim_record(&first, author("theirs"), vec![]);
+    let error = write_record(&records, &theirs, &Clock::System, |_| {}).await.unwrap_err();
+    assert!(matches!(error, Error::Fenced(_)), "{error}");
+    assert_eq!(records.read(Epoch(2)).await.unwrap().unwrap().unwrap().attempt, "2");
 }

@@ -1,9 +1,8 @@
-//! A store in memory that fails where a test says: before an operation reaches it, or after it has landed.
+//! A store that fails where a test says: before an operation reaches it, or after it has landed.
 
 use crate::env::store::Location;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
-use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
@@ -28,18 +27,24 @@ pub enum Fault {
     AfterLanding,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hostile {
-    inner: InMemory,
+    inner: Arc<dyn ObjectStore>,
     /// Each strikes once, at the first operation of its kind on a path that contains its text.
     faults: Mutex<Vec<(Op, String, Fault)>>,
     deleted: Mutex<Vec<String>>,
 }
 
 impl Hostile {
+    /// In memory.
     pub fn location() -> (Arc<Hostile>, Location) {
-        let store = Arc::new(Hostile::default());
-        (store.clone(), Location { store, ..Location::in_memory() })
+        Hostile::over(Location::in_memory())
+    }
+
+    pub fn over(location: Location) -> (Arc<Hostile>, Location) {
+        let inner = location.store.clone();
+        let store = Arc::new(Hostile { inner, faults: Mutex::default(), deleted: Mutex::default() });
+        (store.clone(), Location { store, ..location })
     }
 
     pub fn strike(&self, op: Op, path: &str, fault: Fault) {

@@ -55,7 +55,7 @@ pub async fn stored_files(sink: &Location, table: &str) -> Result<BTreeSet<Strin
 }
 
 /// `None`: there is no log, or a part of it vanished between listing and reading.
-async fn told(log: &Log) -> Result<Option<TableLog>> {
+pub(super) async fn told(log: &Log) -> Result<Option<TableLog>> {
     let mut versions = Vec::new();
     let mut parts: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     for object in log.table.list("_delta_log").await? {

@@ -1,5 +1,6 @@
 //! How a table that is there, or not, fits what statements will write: read from its log, nothing created or changed.
 
+use super::census::{Census, census};
 use super::config::DeltaConfig;
 use super::log::Log;
 use super::schema::{Misfit, lake_schema, merge, schema_json};
@@ -31,13 +32,7 @@ pub struct Looked {
 
 pub async fn look(sink: &str, config: &DeltaConfig, section: &Section, spec: &TableSpec) -> Result<Looked> {
     let absent = Looked { id: None, fit: Fit::New };
-    // Opening a local directory would create it.
-    if !config.uri.is_url() && !Path::new(&config.uri.0).is_dir() {
-        return Ok(absent);
-    }
-    let options = section.reveal_settings("options", &config.options).map_err(Error::Config)?;
-    let location = store::open(&config.uri.0, &options).map_err(|e| e.context(format!("sink \"{sink}\"")))?;
-    let log = Log { table: location.under(&spec.name), name: format!("{sink}.{}", spec.name) };
+    let Some(log) = log_of(sink, config, section, &spec.name)? else { return Ok(absent) };
     let Some(head) = log.load().await? else { return Ok(absent) };
     let fit = match grown(&head.metadata.schema, &head.metadata.partition_by, spec) {
         Ok(columns) if columns.is_empty() => Fit::Same,
@@ -45,6 +40,30 @@ pub async fn look(sink: &str, config: &DeltaConfig, section: &Section, spec: &Ta
         Err(Misfit { what, hint }) => Fit::Misfit { what, hint },
     };
     Ok(Looked { id: Some(head.metadata.id.clone()), fit })
+}
+
+/// `None`: there is no table.
+pub async fn count(
+    sink: &str,
+    config: &DeltaConfig,
+    section: &Section,
+    table: &str,
+    app_id: &str,
+) -> Result<Option<Census>> {
+    match log_of(sink, config, section, table)? {
+        Some(log) => census(&log, app_id).await,
+        None => Ok(None),
+    }
+}
+
+fn log_of(sink: &str, config: &DeltaConfig, section: &Section, table: &str) -> Result<Option<Log>> {
+    // Opening a local directory would create it.
+    if !config.uri.is_url() && !Path::new(&config.uri.0).is_dir() {
+        return Ok(None);
+    }
+    let options = section.reveal_settings("options", &config.options).map_err(Error::Config)?;
+    let location = store::open(&config.uri.0, &options).map_err(|e| e.context(format!("sink \"{sink}\"")))?;
+    Ok(Some(Log { table: location.under(table), name: format!("{sink}.{table}") }))
 }
 
 /// Columns that the table lacks; "(nested)" if it has them all and a field inside one is new.

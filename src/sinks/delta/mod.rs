@@ -8,6 +8,7 @@
 //! landed, and only the transaction in the log can tell.
 
 mod bins; // which small files go together next
+pub mod census; // whose rows a table holds, counted; and all of them
 mod checkpoint; // checkpoints of the log, and its clean-up
 mod commit; // the commit loop
 mod compact; // small files become large ones

@@ -207,6 +207,10 @@ impl Table {
         self.last_seen().head.metadata.clone()
     }
 
+    pub(super) fn app_id(&self) -> &str {
+        &self.app_id
+    }
+
     pub(super) fn reader(&self) -> &Arc<Reader> {
         &self.reader
     }

@@ -236,7 +236,7 @@ fn failed(location: &Location, doing: &str, e: DeltaTableError) -> Error {
     }
 }
 
-fn store_error(e: &(dyn std::error::Error + 'static)) -> Option<String> {
+pub(super) fn store_error(e: &(dyn std::error::Error + 'static)) -> Option<String> {
     let mut next = Some(e);
     while let Some(e) = next {
         // The end of an upload wraps it once more, and an io::Error hides what it wraps from `source`.

@@ -9,7 +9,8 @@
 //!
 //! | marker | hold until passed | then |
 //! |---|---|---|
-//! | none, another chain's, or of another fingerprint | nothing | rebuild |
+//! | none, or another chain's | nothing | rebuild |
+//! | of another fingerprint | the partitions that are ahead | rebuild: the rows answer another question, perhaps in words alone |
 //! | behind the record in some partition | the partitions that are ahead | rebuild: changes are missing |
 //! | ahead in a partition of a source that is no longer read | the others that are ahead | rebuild: it shows what never was |
 //! | not whole | the partitions that are ahead | rebuild: a catching up was cut short |
@@ -62,9 +63,6 @@ pub fn start(marker: Option<&Marker>, known: &Known<'_>) -> Start {
     if marker.chain != *known.chain {
         return at_once(Why::OtherChain);
     }
-    if marker.fingerprint != known.fingerprint {
-        return at_once(Why::OtherFingerprint);
-    }
     let at =
         |positions: &BTreeMap<PartitionId, Position>, p: &PartitionId| positions.get(p).copied().unwrap_or_default();
     let ahead = marker.positions.iter().filter(|(p, marked)| **marked > at(known.positions, p));
@@ -72,6 +70,7 @@ pub fn start(marker: Option<&Marker>, known: &Known<'_>) -> Start {
         ahead.map(|(p, marked)| (p.clone(), *marked)).partition(|(p, _)| (known.is_read)(&p.source));
     let behind = known.positions.iter().any(|(p, here)| at(&marker.positions, p) < *here);
     let rebuild = match (gone.is_empty(), behind, marker.whole) {
+        _ if marker.fingerprint != known.fingerprint => Some(Why::OtherFingerprint),
         (false, ..) => Some(Why::SourceGone),
         (true, true, _) => Some(Why::Behind),
         (true, false, false) => Some(Why::Unfinished),
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_another_chain_or_question_are_not_waited_for() {
+    fn rows_of_another_chain_are_not_waited_for_and_those_of_another_question_are_replaced() {
         let marker = Marker {
             chain: ChainId("c".into()),
             fingerprint: "f".into(),
@@ -191,9 +190,10 @@ mod tests {
                 &Known { chain: &ChainId(chain), fingerprint, positions: &positions, is_read: &|_| true },
             )
         };
-        let expected = |why| Start { hold: Hold::default(), rebuild: Some(why) };
-        assert_eq!(known("other".into(), "f"), expected(Why::OtherChain));
-        assert_eq!(known("c".into(), "g"), expected(Why::OtherFingerprint));
+        let expected = |hold, why| Start { hold, rebuild: Some(why) };
+        assert_eq!(known("other".into(), "f"), expected(Hold::default(), Why::OtherChain));
+        let until = Hold { until: positions("a:9") };
+        assert_eq!(known("c".into(), "g"), expected(until, Why::OtherFingerprint));
     }
 
     #[test]
