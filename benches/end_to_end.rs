@@ -2,8 +2,13 @@
 //! every 10 s, one slot; the yardstick only decodes with arrow-json, unnests with kernels and writes Parquet.
 //!
 //!     cargo bench --bench end_to_end [-- MESSAGES ROUNDS]
+//!     cargo bench --bench end_to_end -- checkpoints [MESSAGES PAIRS]
 //!
 //! Runs both in turn, ROUNDS times, and prints the median of each and their ratio: cores are shared, ratios hold.
+//!
+//! With `checkpoints` it says what they cost: the same input with one every 10 s, and with none before the end, in turns;
+//! the median over PAIRS of how much more processor time in user mode the process took (all its threads; this machine
+//! counts no instructions). Give it so many messages that a run takes half a minute: a run without a cut says nothing.
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take;
@@ -35,20 +40,38 @@ SELECT fleet_id, count(*) AS n, avg(speed) AS avg_speed, max(speed) AS max_speed
 INSERT INTO lake.points SELECT * FROM points;
 ";
 
+/// The project's goal: checkpoints every 10 s cost at most this, percent.
+const CHECKPOINTS_GOAL: f64 = 8.0;
+const EVERY_10S: Settings = Settings { interval: "10s", memory: "16GiB" };
+/// No checkpoint before the end, and none that is made because memory is short.
+const NEVER: Settings = Settings { interval: "24h", memory: "16GiB" };
+
+#[derive(Clone, Copy)]
+struct Settings {
+    interval: &'static str,
+    memory: &'static str,
+}
+
 fn main() {
     let args: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
-    let messages = args.first().copied().unwrap_or(200_000);
-    let rounds = args.get(1).copied().unwrap_or(5);
+    let of_checkpoints = std::env::args().any(|a| a == "checkpoints");
+    let (messages, rounds) = if of_checkpoints { (1_000_000, 7) } else { (200_000, 5) };
+    let messages = args.first().copied().unwrap_or(messages);
+    let rounds = args.get(1).copied().unwrap_or(rounds);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let input = dir.path().join("kinematic.jsonl");
     let bytes = generate(&input, messages);
     println!("{messages} messages, {:.1} MB, 10 measurements each; {rounds} rounds", bytes as f64 / 1e6);
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    if of_checkpoints {
+        return cost_of_checkpoints(&runtime, dir.path(), rounds, messages * 10);
+    }
+    let usual = Settings { interval: "10s", memory: "512MiB" };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         theirs.push(by_hand(&input, &dir.path().join(format!("hand-{round}.parquet")), messages * 10));
-        ours.push(pipeline(&runtime, dir.path(), round, messages * 10));
+        ours.push(pipeline(&runtime, dir.path(), &format!("pipe-{round}"), usual, messages * 10).took);
     }
     let (a, b) = (median(&mut ours), median(&mut theirs));
     let rate = |d: Duration| messages as f64 / d.as_secs_f64();
@@ -63,6 +86,44 @@ fn main() {
         bytes as f64 / 1e6 / a.as_secs_f64()
     );
     println!("ratio pipe / by hand: {:.2}", b.as_secs_f64() / a.as_secs_f64());
+}
+
+fn cost_of_checkpoints(runtime: &tokio::runtime::Runtime, dir: &Path, pairs: usize, rows_expected: usize) {
+    let run = |pair: usize, settings: Settings| {
+        let home = format!("{}-{pair}", settings.interval);
+        let ran = pipeline(runtime, dir, &home, settings, rows_expected);
+        std::fs::remove_dir_all(dir.join(home)).expect("deletes");
+        ran
+    };
+    let (mut costs, mut records) = (Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        let (with, without) = if pair % 2 == 0 {
+            let with = run(pair, EVERY_10S);
+            (with, run(pair, NEVER))
+        } else {
+            let without = run(pair, NEVER);
+            (run(pair, EVERY_10S), without)
+        };
+        // Beside the claim there is the record at the end, in both.
+        let cuts = with.records.saturating_sub(without.records);
+        let cost = (with.user_ticks as f64 / without.user_ticks as f64 - 1.0) * 100.0;
+        println!(
+            "pair {pair}: {cuts} checkpoints on the way in {:.0} s, user {} ticks; none in {:.0} s, {} ticks; {cost:+.1} %",
+            with.took.as_secs_f64(),
+            with.user_ticks,
+            without.took.as_secs_f64(),
+            without.user_ticks
+        );
+        costs.push(cost);
+        records.push(cuts);
+    }
+    costs.sort_by(f64::total_cmp);
+    records.sort();
+    println!(
+        "checkpoints every 10 s ({} a run) cost {:+.1} % of the user time, median of {pairs} pairs  (goal: at most {CHECKPOINTS_GOAL:.0} %)",
+        records[pairs / 2],
+        costs[pairs / 2]
+    );
 }
 
 fn median(times: &mut [Duration]) -> Duration {
@@ -182,37 +243,63 @@ fn unnest(batch: &RecordBatch) -> RecordBatch {
     RecordBatch::try_from_iter(columns).expect("columns of one length")
 }
 
-fn pipeline(runtime: &tokio::runtime::Runtime, dir: &Path, round: usize, rows_expected: usize) -> Duration {
-    let home = dir.join(format!("pipe-{round}"));
+/// What a run of the pipeline took.
+struct Ran {
+    took: Duration,
+    /// Of this process in user mode, in the clock ticks of the system (10 ms).
+    user_ticks: u64,
+    records: u64,
+}
+
+fn pipeline(
+    runtime: &tokio::runtime::Runtime,
+    dir: &Path,
+    home: &str,
+    settings: Settings,
+    rows_expected: usize,
+) -> Ran {
+    let home = dir.join(home);
     std::fs::create_dir_all(&home).expect("a directory");
     std::fs::write(home.join("a.sql"), SQL).expect("a file");
     let config = home.join("p.toml");
-    let text = r#"
+    let Settings { interval, memory } = settings;
+    let text = format!(
+        r#"
 [pipeline]
 name = "bench"
 sql = ["a.sql"]
 data_dir = "data"
 slots = 1
 [checkpoint]
-interval = "10s"
+interval = "{interval}"
+[limits]
+memory = "{memory}"
 [source.kinematic]
 type = "file"
 path = "../kinematic.jsonl"
 [sink.lake]
 type = "delta"
 uri = "lake"
-"#;
+"#
+    );
     std::fs::write(&config, text).expect("a file");
     runtime.block_on(async {
         let (loaded, plan) = pipe::engine::load::load_and_compile(&config).await.expect("the config is right");
         let assembled = pipe::engine::assemble::assemble(loaded, plan, true, &Default::default()).expect("complete");
-        let started = Instant::now();
+        let (started, ticks) = (Instant::now(), user_ticks());
         let options = pipe::engine::start::StartOptions { once: true, ..Default::default() };
         let mut running = pipe::engine::start::start(assembled, options).await.expect("starts");
         running.wait().await.expect("ends well");
-        let took = started.elapsed();
-        let rows = running.live.checkpoint_status().rows_total["lake.points"];
-        assert_eq!(rows as usize, rows_expected, "every row once");
-        took
+        let (took, user_ticks) = (started.elapsed(), user_ticks() - ticks);
+        let status = running.live.checkpoint_status();
+        assert_eq!(status.rows_total["lake.points"] as usize, rows_expected, "every row once");
+        Ran { took, user_ticks, records: status.records_written }
     })
+}
+
+fn user_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    // The name in brackets may hold spaces; of what follows it the twelfth field is utime.
+    let fields = stat.rsplit(')').next().expect("a name in brackets");
+    fields.split_whitespace().nth(11).and_then(|ticks| ticks.parse().ok()).expect("a number")
 }

@@ -1,5 +1,10 @@
 //! What hot state costs: rows merged per second, memory per key, freezing, reading. Prints a table; asserts nothing.
 //!
+//!     cargo bench --bench state [-- recovery]
+//!
+//! With `recovery` only this: a snapshot of a million keys is restored as a start does it (read, checksum, decode, index),
+//! against reading the same files once from the page cache; interleaved pairs, median of seven.
+//!
 //! Every batch is applied, frozen (the previous frozen view is still held, as by a reader) and followed by one step of
 //! compaction, as the engine does it. Keys are uniformly random: the worst case for locality. Throughput is by
 //! processor time, so that a busy machine disturbs less; the short reads are by the clock.
@@ -15,13 +20,21 @@ use datafusion::logical_expr::AggregateUDF;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::{Column, lit};
+use pipe::checkpoint::record::SegmentRef;
+use pipe::engine::chain::Chain;
+use pipe::env::store;
 use pipe::sql::plan::{Aggregate, Fold, MaterializedView, OrderColumn, Place};
-use pipe::state::view::{FrozenView, ViewState};
+use pipe::state::view::{FrozenView, Merge, ViewState};
+use pipe::types::epoch::Epoch;
 use pipe::types::lineage::{Lineage, Origin};
 use pipe::types::position::{PartitionId, Position};
 use pipe::types::table::timestamp_type;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +49,9 @@ fn main() {
 }
 
 async fn run() {
+    if std::env::args().any(|a| a == "recovery") {
+        return recoveries().await;
+    }
     memory_of_vehicle_latest().await;
     println!("\n{:<12} {:>9} {:>9} {:>14} {:>11} {:>11}", "fold", "keys", "batch", "rows/s", "us/batch", "bytes/key");
     for (name, view) in [("group by", group_by()), ("distinct on", vehicle_latest())] {
@@ -212,6 +228,90 @@ impl Share {
         self.held = Some(frozen);
         touched
     }
+}
+
+const RECOVERED_KEYS: usize = 1_000_000;
+const PAIRS: usize = 7;
+/// As the checkpointer writes a base.
+const PART_BYTES: u64 = 8 * 1024 * 1024;
+/// Goal of the project, in percent of the rate of reading the files.
+const RECOVERY_GOAL: f64 = 50.0;
+
+async fn recoveries() {
+    for (name, view) in [("group by", group_by()), ("distinct on", vehicle_latest())] {
+        recovery(name, &Arc::new(view)).await;
+    }
+}
+
+async fn recovery(name: &str, view: &Arc<MaterializedView>) {
+    // Beside the repository's own files, not in a /tmp that may be memory.
+    let dir = tempfile::tempdir_in(std::env::current_dir().expect("a directory")).expect("a directory");
+    let address = dir.path().to_string_lossy();
+    let chain = Chain { location: store::open(&address, &BTreeMap::new()).expect("a directory") };
+    let mut segments = Vec::new();
+    for (number, part) in loaded(view, RECOVERED_KEYS).await.state.freeze().parts(PART_BYTES).into_iter().enumerate() {
+        let rows = part.base().expect("reads");
+        let path = format!("part-{number}");
+        segments.push(chain.put_segment(0, Epoch(1), true, path, &rows).await.expect("the disk takes it"));
+    }
+    let (mut files, mut restores, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..PAIRS {
+        let (file, restore) = if pair % 2 == 0 {
+            let file = files_read(dir.path());
+            (file, restored(&chain, view, &segments).await)
+        } else {
+            let restore = restored(&chain, view, &segments).await;
+            (files_read(dir.path()), restore)
+        };
+        files.push(file);
+        restores.push(restore);
+        ratios.push(restore / file * 100.0);
+    }
+    let bytes: u64 = segments.iter().map(|s| s.bytes).sum();
+    println!(
+        "{name:<12} {RECOVERED_KEYS} keys, {:.0} MB in {} files: files {:>5.0} MB/s  restore {:>5.0} MB/s ({:.0} ms)  ratio {:.0} %  (goal {RECOVERY_GOAL:.0} %)",
+        mb(bytes),
+        segments.len(),
+        median(files),
+        median(restores.clone()),
+        mb(bytes) / median(restores) * 1e3,
+        median(ratios)
+    );
+}
+
+/// MB of all files per second.
+fn files_read(dir: &Path) -> f64 {
+    let (mut buffer, mut bytes) = (vec![0; 1 << 20], 0);
+    let start = Instant::now();
+    for entry in std::fs::read_dir(dir).expect("lists") {
+        let mut file = File::open(entry.expect("lists").path()).expect("opens");
+        loop {
+            match file.read(&mut buffer).expect("reads") {
+                0 => break,
+                read => bytes += read as u64,
+            }
+        }
+    }
+    mb(bytes) / start.elapsed().as_secs_f64()
+}
+
+/// MB of the segments per second.
+async fn restored(chain: &Chain, view: &Arc<MaterializedView>, segments: &[SegmentRef]) -> f64 {
+    let start = Instant::now();
+    let mut state = ViewState::new(Arc::clone(view)).await.expect("plans");
+    for segment in segments {
+        for rows in chain.get_segment(segment).await.expect("reads") {
+            state.restore(&rows, Merge::Replace).expect("restores");
+        }
+    }
+    let took = start.elapsed().as_secs_f64();
+    assert_eq!(state.keys(), RECOVERED_KEYS as u64);
+    mb(segments.iter().map(|s| s.bytes).sum()) / took
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 async fn loaded(view: &Arc<MaterializedView>, keys: usize) -> Share {
