@@ -42,14 +42,17 @@ INSERT INTO lake.points SELECT * FROM points;
 
 /// The project's goal: checkpoints every 10 s cost at most this, percent.
 const CHECKPOINTS_GOAL: f64 = 8.0;
-const EVERY_10S: Settings = Settings { interval: "10s", memory: "16GiB" };
+const EVERY_10S: Settings = Settings { interval: "10s", memory: "16GiB", once: false };
 /// No checkpoint before the end, and none that is made because memory is short.
-const NEVER: Settings = Settings { interval: "24h", memory: "16GiB" };
+const NEVER: Settings = Settings { interval: "24h", memory: "16GiB", once: false };
 
 #[derive(Clone, Copy)]
 struct Settings {
     interval: &'static str,
     memory: &'static str,
+    /// Ends by itself, as soon as the source has handed over everything. Else it is stopped when all is processed, so that
+    /// what waits in memory is not left to the last checkpoint.
+    once: bool,
 }
 
 fn main() {
@@ -67,7 +70,7 @@ fn main() {
     if of_checkpoints {
         return cost_of_checkpoints(&runtime, dir.path(), rounds, messages * 10);
     }
-    let usual = Settings { interval: "10s", memory: "512MiB" };
+    let usual = Settings { interval: "10s", memory: "512MiB", once: true };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         theirs.push(by_hand(&input, &dir.path().join(format!("hand-{round}.parquet")), messages * 10));
@@ -262,7 +265,7 @@ fn pipeline(
     std::fs::create_dir_all(&home).expect("a directory");
     std::fs::write(home.join("a.sql"), SQL).expect("a file");
     let config = home.join("p.toml");
-    let Settings { interval, memory } = settings;
+    let Settings { interval, memory, once } = settings;
     let text = format!(
         r#"
 [pipeline]
@@ -285,10 +288,16 @@ uri = "lake"
     std::fs::write(&config, text).expect("a file");
     runtime.block_on(async {
         let (loaded, plan) = pipe::engine::load::load_and_compile(&config).await.expect("the config is right");
-        let assembled = pipe::engine::assemble::assemble(loaded, plan, true, &Default::default()).expect("complete");
+        let assembled = pipe::engine::assemble::assemble(loaded, plan, once, &Default::default()).expect("complete");
         let (started, ticks) = (Instant::now(), user_ticks());
-        let options = pipe::engine::start::StartOptions { once: true, ..Default::default() };
+        let options = pipe::engine::start::StartOptions { once, ..Default::default() };
         let mut running = pipe::engine::start::start(assembled, options).await.expect("starts");
+        if !once {
+            while (running.live.counts().decoded as usize) < rows_expected / 10 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            running.stop();
+        }
         running.wait().await.expect("ends well");
         let (took, user_ticks) = (started.elapsed(), user_ticks() - ticks);
         let status = running.live.checkpoint_status();
