@@ -8,6 +8,7 @@ mod fleet;
 mod flight;
 mod kafka;
 mod mqtt;
+mod regressions;
 mod s3;
 mod serve;
 mod sql_page;

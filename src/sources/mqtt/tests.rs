@@ -508,8 +508,10 @@ async fn a_sink_that_stands_still_holds_up_no_acknowledgement() {
     let broker = Broker::start(Script { window: 10, ..Script::default() }).await;
     broker.publish(0..20_000);
     // Nobody takes from the slot's queue of four.
-    let mut running = running(&broker, dir.path(), "", Starts::new());
+    let mut running = running(&broker, dir.path(), "keep_alive = \"5s\"\n", Starts::new());
     eventually("everything in the journal", || broker.acknowledged() == 20_000).await;
+    // It stands still for longer than the keep-alive: the client pings, and the session stays.
+    eventually("a ping", || broker.pings() >= 1).await;
     assert_eq!(broker.connects(), 1);
     assert_eq!(payloads(&take_all(&mut running, 20_000).await), (0..20_000).collect::<Vec<_>>());
     running.stop().await.expect("a clean end");
