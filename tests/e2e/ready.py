@@ -32,7 +32,7 @@ SQL = """
 CREATE TABLE keys (id TEXT NOT NULL, n BIGINT, note TEXT);
 CREATE TABLE live (id TEXT NOT NULL, n BIGINT, note TEXT);
 CREATE MATERIALIZED VIEW latest AS SELECT DISTINCT ON (id) id, n, note FROM keys ORDER BY id, n DESC;
-CREATE MATERIALIZED VIEW counts AS SELECT count(*) AS n FROM live GROUP BY note;
+CREATE MATERIALIZED VIEW counts AS SELECT note, count(*) AS n FROM live GROUP BY note;
 INSERT INTO lake.live SELECT * FROM live;
 """
 NOTE = "x" * 900
