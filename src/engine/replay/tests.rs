@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::assemble::assemble;
 use crate::engine::audit::{AuditOptions, audit};
-use crate::engine::dead_letter;
+use crate::engine::dead_letter::{self, Fate, Letter};
 use crate::engine::load::load_and_compile;
 use crate::engine::running::Running;
 use crate::engine::start::{self, StartOptions};
@@ -13,7 +13,9 @@ use crate::sinks::delta::config::FloatEncoding;
 use crate::sinks::delta::sink::DeltaSink;
 use crate::sinks::delta::table::{Landing, TableSpec};
 use crate::state::view::FrozenView;
-use crate::types::epoch::Epoch;
+use crate::types::epoch::{ChainId, Epoch};
+use crate::types::lineage::Origin;
+use crate::types::reject::RejectReason;
 use arrow::util::display::FormatOptions;
 use arrow::util::pretty::pretty_format_batches_with_options;
 use datafusion::prelude::SessionContext;
@@ -186,6 +188,55 @@ fn hot(running: &Running) -> Vec<String> {
     let mut rows = lines(&FrozenView::read(&running.live.plan.views[0], &shares).unwrap());
     rows.sort();
     rows
+}
+
+/// What a file has not: topic, key, headers, a time of the source's own.
+#[test]
+fn a_message_comes_out_of_its_row_as_it_went_in() {
+    let first = Message {
+        position: Position(41),
+        topic: Some("fleet/7/status".into()),
+        key: Some(Bytes::from_static(b"\xffk")),
+        payload: Some(Bytes::from_static(b"{\"n\":\xfe}")),
+        headers: Some(Arc::new(vec![("h".into(), Some(Bytes::from_static(b"\xfe"))), ("h".into(), None)])),
+        timestamp_us: Some(-1),
+        received_at_us: 1_767_323_045_000_001,
+        replayed: None,
+    };
+    let origin = |position: u64, topic: Option<&str>| Origin {
+        partition: Arc::new(PartitionId::new("status", "vehicle.status/3")),
+        partition_label: "3".into(),
+        topic: topic.map(Into::into),
+        position: Position(position),
+    };
+    let reason = RejectReason::Syntax("x".into());
+    let bare = Message { topic: None, key: None, payload: None, headers: None, timestamp_us: None, ..first.clone() };
+    let (of_first, of_bare) = (origin(41, Some("fleet/7/status")), origin(u32::MAX.into(), None));
+    let letters = [
+        Letter { origin: &of_first, message: &first, fate: Fate::Rejected(&reason) },
+        Letter { origin: &of_bare, message: &bare, fate: Fate::Rejected(&reason) },
+    ];
+    let again = messages(&dead_letter::rows(&ChainId("c".into()), &letters)).unwrap();
+    for (sent, again, position) in [(&first, &again[0], 41), (&bare, &again[1], u32::MAX.into())] {
+        let replayed = Replayed {
+            source: "status".into(),
+            partition_label: "3".into(),
+            position: Position(position),
+            attempts: 1,
+        };
+        let expected = Message { position: Position(0), replayed: Some(Arc::new(replayed)), ..sent.clone() };
+        assert_eq!(format!("{again:?}"), format!("{expected:?}"));
+    }
+    // It fails again; and then a rule drops it.
+    let again = &again[0];
+    let letters = [
+        Letter { origin: &of_first, message: again, fate: Fate::Rejected(&reason) },
+        Letter { origin: &of_first, message: again, fate: Fate::Dropped },
+    ];
+    let rows = dead_letter::rows(&ChainId("c".into()), &letters);
+    let kept = ["attempt", "reason", "payload"].map(|c| rows.schema().index_of(c).unwrap());
+    let text = lines(&[rows.project(&kept).unwrap()]);
+    assert_eq!(text, ["2 syntax: x 7b226e223afe7d", "2 replayed: dropped by a rule of the config -"]);
 }
 
 const LINES: &str = "{\"n\":1,\"text\":\"10\"}\n{\"n\":2,\"text\":\"bad\"}\nnot json\n{\"n\":3,\"text\":\"worse\"}\n\
