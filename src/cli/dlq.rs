@@ -133,7 +133,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (answer, more) = cut(answer, args.limit);
     match (args.json, is_list) {
         (true, _) => print(&ndjson(&answer)?)?,
-        (false, true) => print(&table(&answer)?)?,
+        (false, true) => {
+            print(&format!("{}\n", pretty_format_batches_with_schema(answer.schema.clone(), &answer.rows)?))?
+        }
         (false, false) => print(&letters_as_text(&ndjson(&answer)?)?)?,
     }
     if !args.json {
@@ -183,10 +185,6 @@ fn cut(answer: Answer, limit: usize) -> (Answer, bool) {
         rows.push(batch.slice(0, taken));
     }
     (Answer { schema: answer.schema, rows }, more)
-}
-
-fn table(answer: &Answer) -> anyhow::Result<String> {
-    Ok(format!("{}\n", pretty_format_batches_with_schema(answer.schema.clone(), &answer.rows)?))
 }
 
 fn ndjson(answer: &Answer) -> anyhow::Result<String> {

@@ -3,10 +3,16 @@
 //! It reads the table as it stands behind the claim of its own start: whatever was decided has been rolled forward, so a
 //! message whose rows have landed has its row `replayed` there too (docs/decisions/0003-dead-letter-replay.md).
 
+use crate::codec::json::JsonOptions;
 use crate::engine::headers;
+use crate::engine::ingest::Ingest;
+use crate::env::budget::Budget;
+use crate::env::clock::Clock;
 use crate::query::dead_letters::{DeadLetters, LeftBehind, Replayable, Why, Wish};
 use crate::query::error::QueryError;
-use crate::sources::{Source, SourceContext};
+use crate::sources::{Handover, Source, SourceContext};
+use crate::sql::exec::Stateless;
+use crate::sql::plan::Plan;
 use crate::types::error::{Error, Result};
 use crate::types::message::{Message, Messages, REPLAY_PARTITION, REPLAY_SOURCE, Replayed};
 use crate::types::position::{PartitionId, Position, Span};
@@ -18,8 +24,9 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::catalog::TableProvider;
+use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -77,6 +84,44 @@ impl Source for DeadLetterSource {
             }
         }
     }
+}
+
+/// What would become of dead letters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    pub replayed: u64,
+    /// Of those that would fail again, by the reason's first word.
+    pub reasons: BTreeMap<&'static str, u64>,
+}
+
+/// Decodes letters and runs the stateless part of the plan over them, which is where a message can fail; state and sinks
+/// are not touched. What only a table could refuse (a partition date beyond its range) is not seen here.
+pub async fn try_out(
+    mut letters: SendableRecordBatchStream,
+    plan: Arc<Plan>,
+    decoding: &BTreeMap<String, JsonOptions>,
+    clock: &Clock,
+) -> Result<Tried> {
+    let mut ingest = Ingest::new(plan.clone(), decoding);
+    let mut stateless = Stateless::new(plan).await?;
+    let budget = Budget::new(HANDOVER_BYTES_MAX as u64);
+    let mut tried = Tried::default();
+    while let Some(rows) = letters.next().await {
+        let mut items = messages(&rows?)?;
+        (0..).zip(&mut items).for_each(|(at, message)| message.position = Position(at));
+        let partition = Arc::new(PartitionId::new(REPLAY_SOURCE, REPLAY_PARTITION));
+        let span = Span::new(Position(0), Position(items.len() as u64));
+        let (count, partition_label) = (items.len() as u64, partition.name.clone());
+        let messages = Messages { partition, partition_label, span, items, identity: None };
+        let held = budget.acquire(messages.bytes() as u64).await;
+        let mut ingested = ingest.decode(&[Handover { messages, held }]);
+        let (_, guilty) = stateless.bisect(&std::mem::take(&mut ingested.tables), clock.now_us());
+        let rejects = ingested.rejects.iter().chain(&guilty);
+        let before: u64 = tried.reasons.values().sum();
+        rejects.for_each(|reject| *tried.reasons.entry(reject.reason.code()).or_default() += 1);
+        tried.replayed += count - (tried.reasons.values().sum::<u64>() - before);
+    }
+    Ok(tried)
 }
 
 fn warn(left: &LeftBehind) {

@@ -71,7 +71,7 @@ fn a_replay_that_cannot_be_says_whose_move_it_is() {
         std::thread::sleep(Duration::from_millis(20));
     }
     refused(&pipeline, &[], 1, "is in use by another process");
-    assert_eq!(replayed(&pipeline, &["--dry-run"])["would_replay"], 2, "beside a running pipeline");
+    assert_eq!(replayed(&pipeline, &["--dry-run"])["would_fail"], 2, "beside a running pipeline");
     serving.kill().expect("it runs");
     serving.wait().expect("a child that was killed ends");
 
@@ -88,7 +88,8 @@ fn a_replay_that_cannot_be_says_whose_move_it_is() {
 #[test]
 fn what_is_replayed_is_listed_no_longer() {
     let pipeline = Pipeline::ran();
-    assert_eq!(replayed(&pipeline, &["--dry-run", "--reason", "type"])["would_replay"], 1);
+    let tried = replayed(&pipeline, &["--dry-run", "--reason", "type"]);
+    assert_eq!((&tried["would_replay"], &tried["would_fail"]), (&0.into(), &1.into()), "nothing is mended yet");
     let sql = std::fs::read_to_string(pipeline.path("it.sql")).expect("readable");
     std::fs::write(pipeline.path("it.sql"), sql.replace("n BIGINT NOT NULL", "n TEXT NOT NULL")).expect("writable");
     // The table in the lake has a number there: a start with the SQL as it is now is refused, and so is a replay.
@@ -101,6 +102,8 @@ fn what_is_replayed_is_listed_no_longer() {
         ),
     )
     .expect("writable");
+    let tried = replayed(&pipeline, &["--dry-run"]);
+    assert_eq!((&tried["would_replay"], &tried["reasons"]["syntax"]), (&1.into(), &1.into()));
     let done = replayed(&pipeline, &[]);
     assert_eq!(
         (&done["replayed"], &done["rejected_again"], &done["reasons"]["syntax"]),

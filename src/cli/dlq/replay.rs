@@ -1,11 +1,11 @@
 //! `pipe dlq replay`: dead letters through the pipeline once more, as if they came for the first time.
 
-use super::{Filter, open, query_bytes, table, told};
+use super::{Filter, open, query_bytes, told};
 use crate::checkpoint::record::Record;
 use crate::cli::serve::until_end;
 use crate::cli::{call_fault, count, print};
 use crate::config::spec::Config;
-use crate::engine::replay::Replay;
+use crate::engine::replay::{Replay, Tried, try_out};
 use crate::engine::running::Live;
 use crate::engine::{assemble, difference, load, recover, start};
 use crate::env::clock::Clock;
@@ -13,17 +13,12 @@ use crate::query::dead_letters::{LeftBehind, Replayable, Which, Why};
 use crate::types::error::Error;
 use crate::types::fault::closest;
 use crate::types::message::REPLAY_SOURCE;
-use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-
-/// Lines of a dry run. Sources times reasons times statements are few.
-const LINES_MAX: usize = 1_000;
 
 /// Feed dead letters through the pipeline once more, after the SQL or the config was mended
 ///
@@ -53,7 +48,8 @@ pub struct Args {
     /// At most so many, the oldest first
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Count what would be replayed; change nothing (a pipeline may be running)
+    /// Decode them and run the SQL over them as it is now, say what would become of them, and change nothing; a pipeline
+    /// may be running
     #[arg(long)]
     dry_run: bool,
     /// Take also those that an older build wrote, which did not keep headers and the source's own time (they are NULL) nor
@@ -93,15 +89,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut letters = open(config, &replay.wish).await?;
     if args.dry_run {
         let left = letters.narrow(&replay.of).await.map_err(told)?;
-        let counted = letters.counted(LINES_MAX).await.map_err(told)?;
-        let messages = counted.rows.iter().flat_map(|r| r.column(3).as_primitive::<Int64Type>().values().to_vec());
-        let all = messages.sum::<i64>() as usize;
-        let would = args.limit.map_or(all, |limit| limit.min(all));
-        if args.json {
-            print(&format!("{}\n", json!({ "would_replay": would, "left": left_as_json(&left) })))?;
-        } else {
-            print(&format!("{}{} would be replayed\n{}", table(&counted)?, letters_of(would), left_as_text(&left)))?;
-        }
+        let rows = letters.in_order(replay.limit).await.map_err(told)?;
+        let assembled = assemble::assemble(loaded, plan, false, &BTreeSet::new())?;
+        let tried = try_out(rows, assembled.plan, &assembled.decoding, &Clock::System).await?;
+        print(&trial(&tried, &left, args.json))?;
         return Ok(ExitCode::SUCCESS);
     }
     drop(letters);
@@ -146,7 +137,7 @@ fn refuse_elsewhere(head: &Record) -> Result<(), Error> {
 /// After the last record: what was handed over, and what of it was rejected again.
 fn outcome(live: &Live, left: &[LeftBehind], json: bool) -> String {
     let handed = live.sources.get(REPLAY_SOURCE).map_or(0, |s| s.status.messages_in.load(Ordering::Relaxed));
-    let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut reasons: BTreeMap<&'static str, u64> = BTreeMap::new();
     for slot in live.published() {
         slot.rejects.iter().for_each(|(reason, n)| *reasons.entry(reason).or_default() += n);
     }
@@ -159,19 +150,37 @@ fn outcome(live: &Live, left: &[LeftBehind], json: bool) -> String {
         });
         return format!("{outcome}\n");
     }
-    if handed == 0 {
-        return format!("nothing to replay\n{}", left_as_text(left));
+    as_text(replayed, &reasons, ["replayed", "failed again and stayed"]) + &left_as_text(left)
+}
+
+/// After a dry run.
+fn trial(tried: &Tried, left: &[LeftBehind], json: bool) -> String {
+    let Tried { replayed, reasons } = tried;
+    if json {
+        let rejected: u64 = reasons.values().sum();
+        let trial = json!({
+            "would_replay": replayed, "would_fail": rejected, "reasons": reasons, "left": left_as_json(left)
+        });
+        return format!("{trial}\n");
+    }
+    as_text(*replayed, reasons, ["would be replayed", "would fail again"]) + &left_as_text(left)
+}
+
+fn as_text(replayed: u64, reasons: &BTreeMap<&'static str, u64>, [good, bad]: [&str; 2]) -> String {
+    let rejected: u64 = reasons.values().sum();
+    if replayed + rejected == 0 {
+        return "nothing to replay\n".to_string();
     }
     let why: Vec<String> = reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
     let again = match rejected {
         0 => String::new(),
-        n => format!("{} failed again and stayed: {}\n", letters_of(n as usize), why.join(", ")),
+        n => format!("{} {bad}: {}\n", letters_of(n), why.join(", ")),
     };
-    format!("{} replayed\n{again}{}", letters_of(replayed as usize), left_as_text(left))
+    format!("{} {good}\n{again}", letters_of(replayed))
 }
 
-fn letters_of(n: usize) -> String {
-    count(n, "dead letter")
+fn letters_of(n: u64) -> String {
+    count(n as usize, "dead letter")
 }
 
 fn reason(why: Why) -> (&'static str, &'static str) {
@@ -185,9 +194,8 @@ fn reason(why: Why) -> (&'static str, &'static str) {
 }
 
 fn left_as_text(left: &[LeftBehind]) -> String {
-    let line = |l: &LeftBehind| {
-        format!("{} of \"{}\" left alone: {}\n", letters_of(l.messages as usize), l.source, reason(l.why).1)
-    };
+    let line =
+        |l: &LeftBehind| format!("{} of \"{}\" left alone: {}\n", letters_of(l.messages), l.source, reason(l.why).1);
     left.iter().map(line).collect()
 }
 

@@ -118,6 +118,16 @@ impl World {
         (running, replay)
     }
 
+    /// A dry run over all that is dead.
+    async fn tried(&self) -> Tried {
+        let assembled = self.assembled("one").await;
+        let lake = store::open(self.dir.path().join("lake").to_str().unwrap(), &BTreeMap::new()).unwrap();
+        let table = crate::sinks::delta::history::newest(&lake, dead_letter::TABLE, "").await.unwrap().unwrap();
+        let letters = DeadLetters::new(table, &Wish::default(), 64 << 20).await.unwrap();
+        let rows = letters.in_order(None).await.unwrap();
+        try_out(rows, assembled.plan, &assembled.decoding, &Clock::System).await.unwrap()
+    }
+
     /// (handed over, rejected again, hot state)
     async fn replay(&self, limit: Option<usize>) -> (u64, u64, Vec<String>) {
         let (mut running, _) = self.replaying("one", false, limit).await;
@@ -249,9 +259,11 @@ async fn what_was_mended_lands_once_and_what_fails_again_stays() {
     assert_eq!(dead.len(), 4, "{dead:?}");
     let received = world.ask("SELECT received_at FROM dead_letter GROUP BY received_at").await;
     // Under the same SQL all fail again.
+    assert_eq!(world.tried().await, Tried { replayed: 0, reasons: [("sql", 3), ("syntax", 1)].into() });
     assert_eq!(world.replay(None).await, (4, 4, vec!["1 1 1".to_string()]));
 
     world.sql(MENDED);
+    assert_eq!(world.tried().await, Tried { replayed: 2, reasons: [("sql", 1), ("syntax", 1)].into() });
     let (handed, rejected, hot) = world.replay(None).await;
     assert_eq!((handed, rejected), (4, 2));
     assert_eq!(hot, ["0 1 2", "1 2 6"]);
