@@ -154,6 +154,8 @@ fn plan() -> Plan {
         inserts: vec![insert("points", "points"), insert("twice_a", "twice"), insert("twice_b", "twice")],
         stateless_views: vec![unkept],
         meta_used: vec![[false; 9]; 2],
+        feeds: Vec::new(),
+        rebuilds: Vec::new(),
     }
 }
 
