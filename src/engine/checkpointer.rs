@@ -61,10 +61,18 @@ pub struct Authorship {
 }
 
 impl Authorship {
+    fn owner(&self) -> String {
+        #[cfg(test)]
+        if planted(Bug::SecretTold) {
+            return format!("{} {}", self.owner, crate::engine::simulation::world::SECRET);
+        }
+        self.owner.clone()
+    }
+
     pub fn now(&self, epoch_time_us: i64) -> Author {
         Author {
             attempt: self.uuids.fresh(),
-            owner: self.owner.clone(),
+            owner: self.owner(),
             epoch_time_us,
             slots: self.slots,
             engine: format!("pipe {}", env!("CARGO_PKG_VERSION")),

@@ -1,14 +1,16 @@
-//! What must hold after every step: I1 to I8, I10 and I14 against the model. A broken promise panics with its number.
+//! What must hold after every step: I1 to I10, I12 and I14 against the model. A broken promise panics with its number.
 
 use crate::checkpoint::place::record_epoch;
 use crate::checkpoint::record::{Record, RecordKind};
+use crate::engine::pressure::Pressure;
 use crate::engine::published::Published;
-use crate::engine::simulation::expect::{Latest, OUTPUTS, Output, Sums};
+use crate::engine::simulation::expect::{BEGINS_EMPTY, Latest, OUTPUTS, Output, Sums};
 use crate::engine::simulation::lake::{path_of, row_keys};
 use crate::engine::simulation::store::FaultyStore;
-use crate::engine::simulation::world::World;
+use crate::engine::simulation::world::{SECRET, World};
+use crate::env::budget::Budget;
 use crate::sources::Applied;
-use crate::sql::plan::Plan;
+use crate::sql::plan::{MaterializedView, Plan};
 use crate::state::view::FrozenView;
 use crate::types::epoch::Epoch;
 use crate::types::position::{PartitionId, Position};
@@ -16,6 +18,10 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// What the rows of one batch take at most in these runs: a slot finishes what it has begun, and takes one handover into a
+/// share however small. Most of it is room that columns of a few values come with.
+const BATCH_IN_HAND_BYTES: u64 = 256 << 10;
 
 /// A record at the moment it lands.
 pub fn record(world: &World, store: &FaultyStore, record: &Record) {
@@ -35,8 +41,55 @@ pub fn record(world: &World, store: &FaultyStore, record: &Record) {
     if let Some(before) = &before {
         follows(world, before, record);
     }
+    let oldest = world.records.lock().expect("no holder panics").keys().next().copied().unwrap_or(epoch);
+    assert!(record.floor <= oldest, "I14: record {epoch} says that {} is gone, {oldest} is there", record.floor);
     ledger(world, before.as_ref(), record);
     references(world, store, record);
+    views(world, before.as_ref(), record);
+}
+
+/// I12: what leaves the process, one way or another.
+pub fn is_told(what: &str, bytes: &[u8]) {
+    let secret = SECRET.as_bytes();
+    // Most bytes are not the first one of it.
+    let begins = bytes.iter().enumerate().filter(|(_, byte)| **byte == secret[0]).map(|(at, _)| at);
+    let found = begins.into_iter().any(|at| bytes[at..].starts_with(secret));
+    assert!(!found, "I12: {what} holds the secret: {}", String::from_utf8_lossy(bytes));
+}
+
+/// I9: what is accounted for stays within its share, but for the batch that each slot has in hand. (State that comes back
+/// with a start may be above a smaller share: then no slot takes anything, which `Life` checks at every turn.)
+pub fn bounded(pressure: &Pressure, budget: &Budget, slots: usize) {
+    let (held, shares) = (pressure.rows_bytes() + pressure.files_bytes(), pressure.shares());
+    let in_hand = slots as u64 * BATCH_IN_HAND_BYTES;
+    assert!(held <= shares.rows_max + in_hand, "I9: rows and files hold {held} bytes of {}", shares.rows_max);
+    let (used, total) = (budget.used_bytes(), budget.total_bytes());
+    assert!(used <= total, "I9: messages hold {used} bytes of {total}");
+}
+
+/// A view that a table can give back is whole; another one says from where it is. Views change with a claim alone.
+fn views(world: &World, before: Option<&Record>, record: &Record) {
+    let complete_from =
+        |r: &Record| r.views.iter().filter_map(|v| Some((v.name.clone(), v.complete_from?))).collect::<Vec<_>>();
+    let mut all = world.begun.lock().expect("no holder panics");
+    if record.kind == RecordKind::Epoch {
+        assert_eq!(before.map(complete_from), Some(complete_from(record)), "epoch {} changes views", record.epoch);
+        return;
+    }
+    let mut begun = before.and_then(|before| all.get(&before.incarnation)).cloned().unwrap_or_default();
+    begun.retain(|name, _| record.view(name).is_some());
+    for view in &record.views {
+        match view.complete_from {
+            None => drop(begun.remove(&view.name)),
+            Some(from) if from == record.epoch => {
+                assert_eq!(view.name, BEGINS_EMPTY, "a table has every row of a view that starts empty");
+                let positions = record.positions().map(|(partition, at)| (partition.clone(), at));
+                begun.insert(view.name.clone(), positions.collect());
+            }
+            Some(from) => assert!(begun.contains_key(&view.name), "{} is said to begin at {from}", view.name),
+        }
+    }
+    all.insert(record.incarnation, begun);
 }
 
 fn follows(world: &World, before: &Record, record: &Record) {
@@ -165,35 +218,47 @@ pub fn visible(world: &World, shown: &[Arc<Published>], app_id: &dyn Fn(&str) ->
     }
 }
 
-/// I4: hot state is the fold of everything below the positions shown.
-pub fn state(world: &World, plan: &Plan, shown: &[Arc<Published>]) {
-    let (sums, latest) = world.expected.lock().expect("no holder panics").state(&positions(shown));
-    let (shown_sums, shown_latest) = read_state(plan, shown);
-    assert_eq!(shown_sums, sums, "I4: sums");
-    assert_eq!(shown_latest, latest, "I4: latest");
-}
-
-fn read_state(plan: &Plan, shown: &[Arc<Published>]) -> (Sums, Latest) {
-    let (mut sums, mut latest) = (Sums::new(), Latest::new());
+/// I4: hot state is the fold of everything below the positions shown. `incarnation`: whose it is.
+pub fn state(world: &World, plan: &Plan, shown: &[Arc<Published>], incarnation: u64) {
+    let begun = world.begun.lock().expect("no holder panics");
+    let begun = begun.get(&incarnation).and_then(|views| views.get(BEGINS_EMPTY)).cloned();
+    let expected = world.expected.lock().expect("no holder panics");
+    let (sums, latest) = expected.state(&positions(shown), begun.as_ref());
     for (index, view) in plan.views.iter().enumerate() {
-        let shares: Vec<FrozenView> = shown.iter().filter_map(|s| s.view.views.get(index).cloned()).collect();
-        for rows in FrozenView::read(view, &shares).expect("state can be read") {
-            let number = |column: usize| rows.column(column).as_primitive::<Int64Type>().clone();
-            let keys = rows.column(0).as_string::<i32>().clone();
-            for row in 0..rows.num_rows() {
-                let key = keys.value(row).to_string();
-                let twice = match &*view.name {
-                    "sums" => {
-                        let values = (number(1).value(row), number(2).value(row), number(3).value(row));
-                        sums.insert(key, values).is_some()
-                    }
-                    _ => latest.insert(key, (number(1).value(row), number(2).value(row))).is_some(),
-                };
-                assert!(!twice, "I4: a key twice in {}", view.name);
-            }
+        match &*view.name {
+            BEGINS_EMPTY => assert_eq!(read_latest(view, index, shown), latest, "I4: {}", view.name),
+            _ => assert_eq!(read_sums(view, index, shown), sums, "I4: {}", view.name),
         }
     }
-    (sums, latest)
+}
+
+fn read_sums(view: &MaterializedView, index: usize, shown: &[Arc<Published>]) -> Sums {
+    let mut sums = Sums::new();
+    rows(view, index, shown, |key, numbers| sums.insert(key, (numbers[0], numbers[1], numbers[2])).is_some());
+    sums
+}
+
+fn read_latest(view: &MaterializedView, index: usize, shown: &[Arc<Published>]) -> Latest {
+    let mut latest = Latest::new();
+    rows(view, index, shown, |key, numbers| latest.insert(key, (numbers[0], numbers[1])).is_some());
+    latest
+}
+
+/// `keep`: a key and the numbers beside it; true if it was there before.
+fn rows(
+    view: &MaterializedView,
+    index: usize,
+    shown: &[Arc<Published>],
+    mut keep: impl FnMut(String, Vec<i64>) -> bool,
+) {
+    let shares: Vec<FrozenView> = shown.iter().filter_map(|s| s.view.views.get(index).cloned()).collect();
+    for rows in FrozenView::read(view, &shares).expect("state can be read") {
+        let keys = rows.column(0).as_string::<i32>();
+        for row in 0..rows.num_rows() {
+            let numbers = rows.columns()[1..].iter().map(|c| c.as_primitive::<Int64Type>().value(row));
+            assert!(!keep(keys.value(row).to_string(), numbers.collect()), "I4: a key twice in {}", view.name);
+        }
+    }
 }
 
 /// The end: the broker has nothing left, every table has every row once, and the newest record says so.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// Small, and with everything that matters: a union, an unnest, an error at run time, two shapes of state, two tables.
-pub const SQL: &str = "
+const SQL: &str = "
     CREATE TABLE a (k TEXT NOT NULL, v BIGINT NOT NULL, d BIGINT, ids BIGINT[]);
     CREATE TABLE j (k TEXT NOT NULL, v BIGINT NOT NULL, d BIGINT, ids BIGINT[]);
     CREATE VIEW every AS
@@ -22,7 +22,27 @@ pub const SQL: &str = "
     INSERT INTO lake.points SELECT id, s, p, pos, k, v, q FROM points;
     INSERT INTO lake.high SELECT id, s, p, pos FROM points WHERE v >= 50;
 ";
-pub const SQL_KV: &str = "INSERT INTO kv.sums SELECT * FROM sums;";
+const SQL_KV: &str = "INSERT INTO kv.sums SELECT * FROM sums;";
+/// With the shape of `sums`.
+const SQL_MORE: &str = "CREATE MATERIALIZED VIEW more AS SELECT k, count(*) AS n, sum(v) AS total, max(id) AS newest FROM points GROUP BY k;";
+
+/// The one view whose rows no table can give back: equal ones are told apart by their order in a message.
+pub const BEGINS_EMPTY: &str = "latest";
+
+/// How many ways there are to write it.
+pub const VARIANTS: usize = 4;
+
+/// As it changes from process to process: other plans, and the same answers.
+pub fn sql(variant: usize, kv: bool) -> String {
+    let mut text = SQL.to_string();
+    if variant == 1 || variant == 3 {
+        text = text.replace("sum(v)", "sum(v * 2) / 2");
+    }
+    if variant == 2 {
+        text = text.replace("FROM points ORDER BY", "FROM points WHERE v > -5 ORDER BY");
+    }
+    text + if variant == 3 { SQL_MORE } else { "" } + if kv { SQL_KV } else { "" }
+}
 
 /// What becomes of a message.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,17 +168,25 @@ impl Expected {
         self.partitions.iter().find(|(p, log)| *p.source == *source && log.label == label).map(|(p, _)| p)
     }
 
-    /// GROUP BY and DISTINCT ON over everything below the positions, computed anew.
-    pub fn state(&self, positions: &BTreeMap<PartitionId, Position>) -> (Sums, Latest) {
+    /// GROUP BY over everything below the positions, and DISTINCT ON over what comes after those where it began.
+    pub fn state(
+        &self,
+        positions: &BTreeMap<PartitionId, Position>,
+        begun: Option<&BTreeMap<PartitionId, Position>>,
+    ) -> (Sums, Latest) {
         let mut sums = Sums::new();
         let mut best: BTreeMap<&str, (i64, &str, &str, u64, usize, i64)> = BTreeMap::new();
         for (partition, to) in positions {
             let Some(log) = self.partitions.get(partition) else { continue };
+            let begun = begun.and_then(|b| b.get(partition)).map_or(0, |at| at.0);
             for (position, sent) in log.sent.range(..to.0) {
                 let Fate::Rows { k, v, ids } = &sent.fate else { continue };
                 for (ordinal, id) in ids.iter().enumerate() {
                     let sum = sums.entry(k.to_string()).or_insert((0, 0, i64::MIN));
                     *sum = (sum.0 + 1, sum.1 + v, sum.2.max(*id));
+                    if *position < begun {
+                        continue;
+                    }
                     let rank = (*v, &*partition.source, log.label.as_str(), *position, ordinal, *id);
                     let top = best.entry(k).or_insert(rank);
                     *top = rank.max(*top);

@@ -98,7 +98,7 @@ impl KvStore for ModelKv {
         }
         if let Some(marker) = writes.marker {
             // What it says is in the rows is in them, and what is in them it says.
-            let truth = self.world.expected.lock().expect("no holder panics").state(&marker.positions).0;
+            let truth = self.world.expected.lock().expect("no holder panics").state(&marker.positions, None).0;
             let rows: Vec<_> = target.rows.values().map(|v| json(v)).collect();
             for row in rows {
                 let most = truth.get(row["k"].as_str().expect("a key")).copied().unwrap_or_default();

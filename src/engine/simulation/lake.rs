@@ -5,7 +5,7 @@ use crate::checkpoint::record::TableRecord;
 use crate::engine::lake::{EpochFiles, Lake, LakeTable};
 use crate::engine::simulation::expect::{OUTPUTS, Output, RowKey};
 use crate::engine::simulation::planted::{Bug, planted};
-use crate::engine::simulation::world::{Fault, World, unavailable};
+use crate::engine::simulation::world::{Fault, LAKE, SECRET, World, unavailable};
 use crate::env::uuids::Uuids;
 use crate::sinks::delta::census::Census;
 use crate::sinks::delta::table::{Landing, Prepared, TableSpec};
@@ -56,6 +56,9 @@ pub struct ModelLake(pub Arc<World>);
 impl Lake for ModelLake {
     async fn open(&self, sink: &str, spec: TableSpec, app_id: &str) -> Result<Arc<dyn LakeTable>> {
         let key = format!("{sink}.{}", spec.name);
+        let (section, config) = &*LAKE;
+        let options = section.reveal_settings("options", &config.options).map_err(Error::Config)?;
+        assert!(options.values().any(|value| value == SECRET), "it is let in for its secret");
         self.0.pause().await;
         if self.0.happens(10) {
             return Err(unavailable(&key));

@@ -3,8 +3,9 @@
 use crate::codec::json::JsonOptions;
 use crate::engine::build::{Ground, Parts, build};
 use crate::engine::chain::Chain;
-use crate::engine::checkpointer::Authorship;
+use crate::engine::checkpointer::{Authorship, CheckpointStatus};
 use crate::engine::dead_letter;
+use crate::engine::pressure::Pressure;
 use crate::engine::published::{Board, Published};
 use crate::engine::simulation::broker::Journaled;
 use crate::engine::simulation::check;
@@ -13,15 +14,17 @@ use crate::engine::simulation::lake::ModelLake;
 use crate::engine::simulation::store::FaultyStore;
 use crate::engine::simulation::topics::Topics;
 use crate::engine::simulation::turns::Task;
-use crate::engine::simulation::world::World;
+use crate::engine::simulation::world::{LAKE, World};
 use crate::engine::upsert::{Touched, Upserter};
-use crate::engine::worker::Worker;
+use crate::engine::worker::{Wake, Worker};
+use crate::env::budget::Budget;
 use crate::env::offload::Offload;
 use crate::journal;
 use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
 use crate::sources::{Applied, Source, SourceContext};
 use crate::sql::plan::{InsertFrom, Plan};
+use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
 use futures::FutureExt;
 use std::collections::BTreeMap;
@@ -32,6 +35,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+/// More than the state of any run.
+pub const STATE_BYTES_AMPLE: u64 = 1 << 30;
+
 /// What differs between processes of one run.
 #[derive(Clone, Debug)]
 pub struct Traits {
@@ -39,6 +45,7 @@ pub struct Traits {
     pub slots: u32,
     pub interval_ms: u64,
     pub in_flight_bytes: u64,
+    pub state_bytes: u64,
     pub retain: usize,
 }
 
@@ -60,9 +67,15 @@ pub struct Life {
     /// Of the claim; 0 until there is one.
     pub incarnation: u64,
     stale_lists: u64,
+    /// Of the newest record at its beginning.
+    floor: Epoch,
     built: Arc<Mutex<Option<Parts>>>,
+    /// State that may fill up: then it waits for ever.
+    pub is_narrow: bool,
     tasks: Vec<Task>,
     workers: Vec<Worker>,
+    shares: Option<(Arc<Pressure>, Budget)>,
+    status: Option<Arc<Mutex<CheckpointStatus>>>,
     upserter: Option<(Upserter, mpsc::Receiver<Touched>)>,
     pub boards: Vec<Arc<Board>>,
     told: Vec<watch::Receiver<Applied>>,
@@ -85,7 +98,7 @@ pub enum Turn {
 impl Life {
     pub fn begin(place: Place, traits: Traits) -> Life {
         let world = &place.world;
-        world.say(format_args!("{} begins: {traits:?}", traits.name));
+        world.say(format_args!("{} begins: {traits:?}, {:?}", traits.name, LAKE.1));
         let kv = place.kv.iter().map(|kv| ("kv".to_string(), Arc::new(KvSink::over("kv", kv.clone()))));
         let mut sources = vec!["a".to_string()];
         sources.extend(place.journal.iter().map(|_| "j".to_string()));
@@ -103,13 +116,14 @@ impl Life {
             journals: bound.map(|chain| ("j".to_string(), chain)).collect(),
             author: Authorship { owner: traits.name.clone(), slots: traits.slots, uuids: world.uuids.clone() },
             in_flight_bytes: traits.in_flight_bytes,
-            state_bytes: 1 << 30,
+            state_bytes: traits.state_bytes,
             ends_when_full: false,
             interval: Duration::from_millis(traits.interval_ms),
             retain: traits.retain,
             clock: world.clock(),
             offload: Offload::InPlace,
         };
+        let floor = world.records.lock().expect("no holder panics").values().next_back().map_or(Epoch(0), |r| r.floor);
         let built = Arc::new(Mutex::new(None));
         let slot = built.clone();
         let start = async move {
@@ -118,12 +132,16 @@ impl Life {
             Ok(())
         };
         Life {
+            is_narrow: traits.state_bytes < STATE_BYTES_AMPLE,
             name: traits.name,
             incarnation: 0,
             stale_lists: world.stale_lists.load(Ordering::Relaxed),
+            floor,
             built,
             tasks: vec![Task::new("start", start)],
             workers: Vec::new(),
+            shares: None,
+            status: None,
             upserter: None,
             boards: Vec::new(),
             told: Vec::new(),
@@ -181,6 +199,12 @@ impl Life {
                 }
                 let Some(wake) = worker.next().now_or_never() else { return Ok(false) };
                 self.place.world.say(format_args!("{}: slot {} turns", self.name, part - tasks));
+                let (pressure, _) = self.shares.as_ref().expect("a worker has a share");
+                let is_full = pressure.rows_are_full() || pressure.full_state().is_some();
+                assert!(
+                    !is_full || !matches!(wake, Wake::Handover(_)),
+                    "I9: a slot takes more, and a share is used up"
+                );
                 worker.turn(wake).map_err(Err)
             }
             None => {
@@ -220,6 +244,8 @@ impl Life {
         let world = &self.place.world;
         self.incarnation = parts.claim.incarnation;
         self.finish = parts.finish;
+        self.shares = Some((parts.pressure, parts.budget));
+        self.status = Some(parts.status);
         for (slot, deliveries) in parts.deliveries.into_iter().enumerate() {
             self.tasks.push(Task::new(format!("deliver-{slot}"), parts.deliver.clone().run(deliveries)));
         }
@@ -252,13 +278,20 @@ impl Life {
             upserter.begin()?;
             self.upserter = Some((upserter, inbox));
         }
-        check::state(world, &self.place.plan, &self.shown());
+        self.check_state();
         Ok(())
+    }
+
+    pub fn check_state(&self) {
+        check::state(&self.place.world, &self.place.plan, &self.shown(), self.incarnation);
     }
 
     /// What must hold whenever something has moved.
     fn look(&mut self) {
         let world = &self.place.world;
+        if let Some((pressure, budget)) = &self.shares {
+            check::bounded(pressure, budget, self.boards.len());
+        }
         for told in &mut self.told {
             if told.has_changed().unwrap_or(false) {
                 check::told(world, &told.borrow_and_update());
@@ -272,6 +305,9 @@ impl Life {
             && self.looked_at.0.iter().zip(&now.0).all(|(a, b)| Arc::ptr_eq(a, b));
         if self.is_running() && newest == Some(self.incarnation) && !same {
             self.looked_at = now;
+            if let Some(status) = &self.status {
+                check::is_told("a status", format!("{:?}", status.lock().expect("no holder panics")).as_bytes());
+            }
             check::visible(world, &self.shown(), &|table| self.app_ids[table].clone());
         }
     }
@@ -280,10 +316,11 @@ impl Life {
     pub fn explains(&self, error: &Error) -> bool {
         match error {
             Error::Unavailable(_) | Error::Fenced(_) => true,
+            Error::Refused { what, .. } if what.contains("its state does not fit") => self.is_narrow,
             // What a start sees of a listing that is not whole.
             Error::Refused { .. } => {
                 self.place.world.stale_lists.load(Ordering::Relaxed) > self.stale_lists
-                    || self.place.store.remove_strays()
+                    || self.place.store.remove_strays(self.floor)
             }
             // A slot that could not write its files says so in these words, wherever it is heard.
             Error::Failed(what) => what.contains("no answer"),

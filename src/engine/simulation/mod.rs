@@ -20,4 +20,4 @@ mod tests;
 mod topics; // partitions that can be read again
 mod trace; // what happened, and a hash of it
 mod turns; // tasks, polled one at a time
-mod world; // what outlives a process
+pub mod world; // what outlives a process

@@ -24,9 +24,17 @@ pub enum Bug {
     HoldBackSkipped,
     /// State is restored from a share's base alone.
     TailNotRestored,
+    /// A view that changed is taken for what it was.
+    ChangedViewKept,
+    /// A rebuild stops before its last batch.
+    RebuildCutShort,
+    /// A slot takes what comes, whatever is full.
+    BudgetIgnored,
+    /// A record tells a secret.
+    SecretTold,
 }
 
-pub const ALL: [Bug; 10] = [
+pub const ALL: [Bug; 14] = [
     Bug::RecoverySkipsApply,
     Bug::ClaimSkipped,
     Bug::SegmentForgotten,
@@ -37,6 +45,10 @@ pub const ALL: [Bug; 10] = [
     Bug::AckBeforeSync,
     Bug::HoldBackSkipped,
     Bug::TailNotRestored,
+    Bug::ChangedViewKept,
+    Bug::RebuildCutShort,
+    Bug::BudgetIgnored,
+    Bug::SecretTold,
 ];
 
 thread_local! {

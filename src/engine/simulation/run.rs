@@ -3,10 +3,10 @@
 
 use crate::engine::simulation::broker;
 use crate::engine::simulation::check;
-use crate::engine::simulation::expect::{SQL, SQL_KV};
+use crate::engine::simulation::expect::{VARIANTS, sql};
 use crate::engine::simulation::kv::ModelKv;
 use crate::engine::simulation::lake::foreign_commit;
-use crate::engine::simulation::life::{Life, Place, Traits, Turn};
+use crate::engine::simulation::life::{Life, Place, STATE_BYTES_AMPLE, Traits, Turn};
 use crate::engine::simulation::store::FaultyStore;
 use crate::engine::simulation::world::World;
 use crate::sql::compile;
@@ -46,8 +46,9 @@ impl std::fmt::Display for Failure {
     }
 }
 
-static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| plan(SQL));
-static PLAN_KV: LazyLock<Arc<Plan>> = LazyLock::new(|| plan(&format!("{SQL}{SQL_KV}")));
+/// By variant, without and with a key-value store.
+static PLANS: LazyLock<Vec<[Arc<Plan>; 2]>> =
+    LazyLock::new(|| (0..VARIANTS).map(|variant| [false, true].map(|kv| plan(&sql(variant, kv)))).collect());
 
 fn plan(text: &str) -> Arc<Plan> {
     let mut catalog = Catalog::default();
@@ -68,9 +69,7 @@ fn directory() -> tempfile::TempDir {
 pub fn run(seed: u64) -> Result<Story, Failure> {
     let world = World::new(seed);
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| Run::new(world.clone()).run()));
-    ran.map_err(|panic| {
-        Failure { seed, why: panic_text(&*panic), last: world.trace.last() }
-    })
+    ran.map_err(|panic| Failure { seed, why: panic_text(&*panic), last: world.trace.last() })
 }
 
 struct Run {
@@ -84,6 +83,8 @@ struct Run {
     /// Whether two processes may run at once.
     rivals: bool,
     partitions_max: usize,
+    /// Of the SQL, now.
+    variant: usize,
     story: Story,
 }
 
@@ -95,14 +96,24 @@ impl Run {
         let rivals = dice.permille(300);
         let store = FaultyStore::new(world.clone());
         let kv = (!rivals).then(|| ModelKv::new(world.clone()));
-        let plan = if rivals { PLAN.clone() } else { PLAN_KV.clone() };
+        let plan = PLANS[0][usize::from(!rivals)].clone();
         let partitions_max = 1 + dice.below(4);
         // Nor can two have one journal.
         let files = (!rivals && dice.permille(500)).then(directory);
         let journal = files.as_ref().map(|dir| dir.path().join("journal"));
         let place = Place { world: world.clone(), store, plan, kv, journal };
         let story = Story { hash: 0, turns: 0, lives: 0, crashes: 0, records: 0 };
-        Run { world, place, _files: files, lives: Vec::new(), ended_well: false, rivals, partitions_max, story }
+        Run {
+            world,
+            place,
+            _files: files,
+            lives: Vec::new(),
+            ended_well: false,
+            rivals,
+            partitions_max,
+            variant: 0,
+            story,
+        }
     }
 
     fn run(mut self) -> Story {
@@ -141,14 +152,23 @@ impl Run {
     fn begin(&mut self) {
         let dice = &self.world.dice;
         self.story.lives += 1;
+        // Somebody changes the SQL between two processes.
+        if dice.permille(250) {
+            self.variant = dice.below(VARIANTS);
+        }
+        let is_calm = self.world.calm.load(Ordering::Relaxed);
+        let narrow = !is_calm && dice.permille(80);
         let traits = Traits {
             name: format!("process-{}", self.story.lives),
             slots: dice.between(1, 3) as u32,
             interval_ms: *dice.pick(&[1, 5, 20, 100]),
             in_flight_bytes: *dice.pick(&[16 << 10, 64 << 10, 1 << 20]),
+            state_bytes: if narrow { dice.between(4 << 10, 64 << 10) } else { STATE_BYTES_AMPLE },
             retain: *dice.pick(&[2, 5, 1000]),
         };
-        self.lives.push(Life::begin(self.place.clone(), traits));
+        self.world.say(format_args!("variant {} of the SQL", self.variant));
+        let plan = PLANS[self.variant][usize::from(self.place.kv.is_some())].clone();
+        self.lives.push(Life::begin(Place { plan, ..self.place.clone() }, traits));
     }
 
     fn crash(&mut self) {
@@ -194,7 +214,8 @@ impl Run {
     fn calm(&mut self) {
         self.world.calm.store(true, Ordering::Relaxed);
         self.world.say(format_args!("calm"));
-        while self.lives.len() > 1 {
+        // One whose state is full would wait for ever.
+        while self.lives.len() > 1 || self.lives.iter().any(|life| life.is_narrow) {
             self.crash();
         }
         self.world.publish("a", self.partitions_max);
@@ -214,7 +235,7 @@ impl Run {
                     self.begin();
                 }
                 Some(life) if !stopping && life.is_running() && self.is_all_read() => {
-                    check::state(&self.world, &self.place.plan, &life.shown());
+                    life.check_state();
                     life.stop();
                     stopping = true;
                 }
@@ -231,7 +252,7 @@ impl Run {
             let records = self.world.records.lock().expect("no holder panics");
             let positions = records.values().next_back().expect("a claim at least").positions();
             let positions = positions.map(|(p, to)| (p.clone(), to)).collect();
-            let truth = self.world.expected.lock().expect("no holder panics").state(&positions).0;
+            let truth = self.world.expected.lock().expect("no holder panics").state(&positions, None).0;
             assert_eq!(kv.sums(), truth, "the key-value store at the end");
         }
     }

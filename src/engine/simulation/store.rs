@@ -41,9 +41,11 @@ impl FaultyStore {
         got.bytes().now_or_never().expect("memory answers at once").ok()
     }
 
-    /// What a human does about a record that stands below a hole.
-    pub fn remove_strays(&self) -> bool {
-        let strays = std::mem::take(&mut *self.world.strays.lock().expect("no holder panics"));
+    /// What a human does about a record that stands below a hole, if no record says that its name was cleaned up.
+    pub fn remove_strays(&self, floor: Epoch) -> bool {
+        let mut left = self.world.strays.lock().expect("no holder panics");
+        let strays = left.split_off(&floor);
+        drop(left);
         for epoch in &strays {
             self.world.say(format_args!("record {epoch} is removed by hand"));
             let removed = self.inner.delete(&Path::from(record_path(*epoch))).now_or_never();
@@ -54,6 +56,7 @@ impl FaultyStore {
 
     fn land(&self, path: &Path, bytes: Bytes, mode: PutMode) -> Result<PutResult> {
         let key = path.to_string();
+        check::is_told(&key, &bytes);
         if let Some(name) = key.strip_prefix(RECORDS) {
             let is_there = self.peek(&key).is_some();
             assert!(mode == PutMode::Create, "I8: record {key} is written without the condition that it is new");

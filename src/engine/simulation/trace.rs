@@ -18,7 +18,8 @@ struct Lines {
 }
 
 impl Trace {
-    pub fn say(&self, what: fmt::Arguments<'_>) {
+    /// The line as it was kept.
+    pub fn say(&self, what: fmt::Arguments<'_>) -> String {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines.count += 1;
         let line = format!("{:>5} {what}", lines.count);
@@ -31,10 +32,11 @@ impl Trace {
         if std::env::var_os("PIPE_SIM_TRACE").is_some() {
             eprintln!("{line}");
         }
-        lines.last.push_back(line);
+        lines.last.push_back(line.clone());
         if lines.last.len() > LINES_KEPT {
             lines.last.pop_front();
         }
+        line
     }
 
     pub fn hash(&self) -> u64 {

@@ -1,7 +1,9 @@
 //! What outlives a process: records, tables, topics, time, what is still under way, and what ought to become of it all.
 
 use crate::checkpoint::record::Record;
+use crate::config::section::Section;
 use crate::engine::simulation::broker::Broker;
+use crate::engine::simulation::check;
 use crate::engine::simulation::dice::Dice;
 use crate::engine::simulation::expect::{Expected, Sent, message};
 use crate::engine::simulation::lake::Logs;
@@ -9,16 +11,28 @@ use crate::engine::simulation::trace::Trace;
 use crate::engine::simulation::turns::pause;
 use crate::env::clock::{Clock, ManualClock};
 use crate::env::uuids::Uuids;
+use crate::sinks::delta::config::{DeltaConfig, validate};
 use crate::types::epoch::Epoch;
 use crate::types::error::Error;
-use crate::types::position::PartitionId;
+use crate::types::position::{PartitionId, Position};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 /// Every run begins here; the date is of no importance.
 const BEGIN_US: i64 = 1_800_000_000_000_000;
+
+/// What no record, log, status or error may hold (I12). The lake's configuration does.
+pub const SECRET: &str = "x7-simulated-secret-q9";
+
+/// As a config file has it.
+pub static LAKE: LazyLock<(Section, DeltaConfig)> = LazyLock::new(|| {
+    let text = format!("uri = 's3://bucket/lake'\noptions = {{ aws_secret_access_key = '{SECRET}' }}");
+    let section = Section::from_text("delta", "lake", &text).expect("a sound section");
+    let config = validate(&section).expect("a sound config");
+    (section, config)
+});
 
 pub struct World {
     pub dice: Dice,
@@ -34,6 +48,8 @@ pub struct World {
     /// Std mutexes: one thread holds them all in turn.
     pub expected: Mutex<Expected>,
     pub records: Mutex<BTreeMap<Epoch, Record>>,
+    /// By incarnation: views that began empty in the middle of the chain, and where their first message would be.
+    pub begun: Mutex<BTreeMap<u64, BTreeMap<String, BTreeMap<PartitionId, Position>>>>,
     pub logs: Mutex<Logs>,
     /// First and next position of every partition that can be read again.
     pub topics: Mutex<BTreeMap<PartitionId, Topic>>,
@@ -86,6 +102,7 @@ impl World {
             stale_lists: AtomicU64::new(0),
             expected: Mutex::default(),
             records: Mutex::default(),
+            begun: Mutex::default(),
             logs: Mutex::default(),
             topics: Mutex::default(),
             broker: Mutex::default(),
@@ -100,7 +117,7 @@ impl World {
     }
 
     pub fn say(&self, what: std::fmt::Arguments<'_>) {
-        self.trace.say(what);
+        check::is_told("a log line", self.trace.say(what).as_bytes());
     }
 
     /// A place where the process may crash, or be slow.
