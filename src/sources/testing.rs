@@ -30,7 +30,9 @@ pub type Starts = BTreeMap<Arc<str>, Start>;
 
 pub fn run(source: impl Source + 'static, start: Starts, once: bool) -> Running {
     let (to_slot, taken) = mpsc::channel(4);
-    let (applied, applied_receiver) = watch::channel(Applied::default());
+    // As the engine does: what the record knows is applied.
+    let known: BTreeMap<_, _> = start.iter().map(|(name, at)| (PartitionId::new("k", name), at.position)).collect();
+    let (applied, applied_receiver) = watch::channel(Arc::new(known));
     let (stop, status) = (CancellationToken::new(), Arc::new(SourceStatus::default()));
     let context = SourceContext {
         intake: Intake::new(vec![to_slot], Budget::new(64 * 1024 * 1024)),

@@ -252,12 +252,23 @@ async fn applied_positions_are_committed_for_lag_tools() {
     let broker = Broker::start(&[("t", 1)]);
     broker.send("t", 0, &["a", "b"]);
     let mut running = run(broker.source("['t']", "group = 'lag'"), Starts::new(), false);
-    running.take(2).await;
+    let starts = starts(&running.take(2).await);
     let applied = [(PartitionId::new("k", "t/0"), Position(2))].into_iter().collect();
     running.applied.send(Arc::new(applied)).expect("the source listens");
+    assert_eq!(committed(&broker, "lag", 2).await, rdkafka::Offset::Offset(2));
+    running.stop().await.expect("a stop is no error");
+
+    // The process that recorded them was killed before it told the group, and nothing new comes.
+    let running = run(broker.source("['t']", "group = 'later'"), starts, false);
+    assert_eq!(committed(&broker, "later", 2).await, rdkafka::Offset::Offset(2));
+    running.stop().await.expect("a stop is no error");
+}
+
+/// What the group has, once it is `wanted` or patience ends.
+async fn committed(broker: &Broker, group: &str, wanted: i64) -> rdkafka::Offset {
     let reader: rdkafka::consumer::BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", broker.cluster.bootstrap_servers())
-        .set("group.id", "lag")
+        .set("group.id", group)
         .create()
         .expect("a consumer");
     let committed = tokio::task::spawn_blocking(move || {
@@ -268,11 +279,10 @@ async fn applied_positions_are_committed_for_lag_tools() {
             list.add_partition("t", 0);
             let found = reader.committed_offsets(list, Duration::from_secs(5)).expect("an answer");
             let offset = found.elements()[0].offset();
-            if offset == rdkafka::Offset::Offset(2) || std::time::Instant::now() > patience {
+            if offset == rdkafka::Offset::Offset(wanted) || std::time::Instant::now() > patience {
                 return offset;
             }
         }
     });
-    assert_eq!(committed.await.expect("no panic"), rdkafka::Offset::Offset(2));
-    running.stop().await.expect("a stop is no error");
+    committed.await.expect("no panic")
 }

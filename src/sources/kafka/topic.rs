@@ -89,8 +89,10 @@ enum Looked {
 type GoOn = bool;
 
 impl TopicReader {
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(mut parts: Parts) -> Self {
         let now = Instant::now();
+        // Also what the process before recorded: it may have been killed before it told the group.
+        parts.context.applied.mark_changed();
         TopicReader {
             parts,
             partitions: BTreeMap::new(),
@@ -449,7 +451,8 @@ impl TopicReader {
 
     /// For lag tools only, so nothing waits for it and nothing depends on it.
     fn commit_applied(&mut self) {
-        if !self.parts.commits || !self.parts.context.applied.has_changed().unwrap_or(false) {
+        let has_changed = self.parts.context.applied.has_changed().unwrap_or(false);
+        if !self.parts.commits || self.partitions.is_empty() || !has_changed {
             return;
         }
         let applied = self.parts.context.applied.borrow_and_update().clone();
