@@ -5,7 +5,7 @@ use crate::checkpoint::record::TableRecord;
 use crate::engine::lake::{EpochFiles, Lake, LakeTable};
 use crate::engine::simulation::expect::{OUTPUTS, Output, RowKey};
 use crate::engine::simulation::planted::{Bug, planted};
-use crate::engine::simulation::world::{Fault, LAKE, SECRET, World, unavailable};
+use crate::engine::simulation::world::{LAKE, SECRET, World, unavailable};
 use crate::env::uuids::Uuids;
 use crate::sinks::delta::census::Census;
 use crate::sinks::delta::table::{Landing, Prepared, TableSpec};
@@ -127,26 +127,12 @@ impl LakeTable for ModelTable {
                 logs.tables[&self.key].version
             };
             let what = format!("commit {} epoch {epoch}", self.key);
-            let flight = {
-                let (world, key, landing) = (self.world.clone(), self.key.clone(), landing.clone());
-                self.world.depart(what.clone(), move || {
-                    commit(&world, &key, version, epoch, &landing);
-                })
-            };
+            let (world, key, landing) = (self.world.clone(), self.key.clone(), landing.clone());
+            let land = move || commit(&world, &key, version, epoch, &landing);
+            let flight = self.world.depart(what.clone(), land);
             self.world.pause().await;
-            let fault = self.world.fault(&what);
-            match fault {
-                Fault::Before => flight.lose(),
-                Fault::Late => flight.stay_out(),
-                Fault::None | Fault::After => {
-                    flight.arrive();
-                    let landed = commit(&self.world, &self.key, version, epoch, landing);
-                    self.world.say(format_args!("{what}: {}", if landed { "done" } else { "version taken" }));
-                    self.world.pause().await;
-                    if landed && fault == Fault::None {
-                        return Ok(());
-                    }
-                }
+            if flight.end(|landed| *landed).await == Some(true) {
+                return Ok(());
             }
             if self.world.dice.permille(300) {
                 return Err(unavailable(&what));

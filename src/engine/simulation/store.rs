@@ -3,7 +3,7 @@
 use crate::checkpoint::place::{RECORDS, record_path};
 use crate::checkpoint::record::Record;
 use crate::engine::simulation::check;
-use crate::engine::simulation::world::{Fault, World};
+use crate::engine::simulation::world::World;
 use crate::env::store::Location;
 use crate::types::epoch::Epoch;
 use async_trait::async_trait;
@@ -100,11 +100,8 @@ impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let what = format!("put {location}");
         let bytes: Bytes = payload.into();
-        let flight = {
-            let (store, path, bytes, mode) = (self.clone(), location.clone(), bytes.clone(), opts.mode.clone());
-            // Too late to matter to anyone: taken or not, nobody hears.
-            self.world.depart(what.clone(), move || drop(store.land(&path, bytes, mode)))
-        };
+        let (store, path, mode) = (self.clone(), location.clone(), opts.mode.clone());
+        let flight = self.world.depart(what.clone(), move || store.land(&path, bytes, mode));
         self.world.pause().await;
         if opts.mode == PutMode::Create && self.world.happens(10) {
             self.world.say(format_args!("409: {what}"));
@@ -112,21 +109,7 @@ impl ObjectStore for FaultyStore {
             let source = "409 ConditionalRequestConflict".into();
             return Err(Error::AlreadyExists { path: location.to_string(), source });
         }
-        let fault = self.world.fault(&what);
-        match fault {
-            Fault::Before => flight.lose(),
-            Fault::Late => flight.stay_out(),
-            Fault::None | Fault::After => {
-                flight.arrive();
-                let put = self.land(location, bytes, opts.mode);
-                self.world.say(format_args!("{what}: {}", if put.is_ok() { "done" } else { "taken" }));
-                self.world.pause().await;
-                if fault == Fault::None {
-                    return put;
-                }
-            }
-        }
-        Err(no_answer(&what))
+        flight.end(Result::is_ok).await.unwrap_or_else(|| Err(no_answer(&what)))
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {

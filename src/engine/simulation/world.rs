@@ -74,13 +74,15 @@ struct Late {
 }
 
 /// A write under way. Dropped on the way, it may still arrive: the sender crashed, the network did not.
-pub struct Flight {
+pub struct Flight<T: Send + 'static> {
     world: Arc<World>,
-    late: Option<Late>,
+    what: String,
+    /// None: it has arrived, or never will.
+    land: Option<Box<dyn FnOnce() -> T + Send>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+enum Fault {
     None,
     /// It fails and never happened.
     Before,
@@ -137,7 +139,7 @@ impl World {
             && self.dice.next() % 1_000_000 < permille * self.faults_permille.load(Ordering::Relaxed)
     }
 
-    pub fn fault(&self, what: &str) -> Fault {
+    fn fault(&self, what: &str) -> Fault {
         if !self.happens(60) {
             return Fault::None;
         }
@@ -146,8 +148,13 @@ impl World {
         fault
     }
 
-    pub fn depart(self: &Arc<World>, what: String, land: impl FnOnce() + Send + 'static) -> Flight {
-        Flight { world: self.clone(), late: Some(Late { what, land: Box::new(land) }) }
+    /// `land` is what the write does where it arrives.
+    pub fn depart<T: Send + 'static>(
+        self: &Arc<World>,
+        what: String,
+        land: impl FnOnce() -> T + Send + 'static,
+    ) -> Flight<T> {
+        Flight { world: self.clone(), what, land: Some(Box::new(land)) }
     }
 
     /// One write that nobody waits for any more arrives, or is lost for good.
@@ -217,31 +224,44 @@ impl World {
     }
 }
 
-impl Flight {
-    /// It has arrived, and the sender sees to the rest.
-    pub fn arrive(mut self) {
-        self.late = None;
+impl<T: Send + 'static> Flight<T> {
+    /// It arrives, unless a fault has it fail before, afterwards, or arrive later. `is_done`: did the place take it? None:
+    /// the sender gets no answer, whatever became of it.
+    pub async fn end(mut self, is_done: impl Fn(&T) -> bool) -> Option<T> {
+        let fault = self.world.fault(&self.what);
+        match fault {
+            Fault::Before => self.lose(),
+            Fault::Late => self.stay_out(),
+            Fault::None | Fault::After => {
+                let landed = self.land.take().expect("it is under way")();
+                let became = if is_done(&landed) { "done" } else { "taken" };
+                self.world.say(format_args!("{}: {became}", self.what));
+                self.world.pause().await;
+                return (fault == Fault::None).then_some(landed);
+            }
+        }
+        None
     }
 
-    /// It never will.
+    /// It never will arrive.
     pub fn lose(mut self) {
-        self.late = None;
+        self.land = None;
     }
 
-    /// The sender gives up waiting.
-    pub fn stay_out(mut self) {
-        let late = self.late.take();
-        self.world.late.lock().expect("no holder panics").extend(late);
+    /// Nobody waits for it any more, and it arrives all the same.
+    fn stay_out(&mut self) {
+        let Some(land) = self.land.take() else { return };
+        // Too late to matter to anyone: taken or not, nobody hears.
+        let late = Late { what: self.what.clone(), land: Box::new(move || drop(land())) };
+        self.world.late.lock().expect("no holder panics").push(late);
     }
 }
 
-impl Drop for Flight {
+impl<T: Send + 'static> Drop for Flight<T> {
     fn drop(&mut self) {
-        if let Some(late) = self.late.take()
-            && self.world.dice.permille(500)
-        {
-            self.world.say(format_args!("still under way: {}", late.what));
-            self.world.late.lock().expect("no holder panics").push(late);
+        if self.land.is_some() && self.world.dice.permille(500) {
+            self.world.say(format_args!("still under way: {}", self.what));
+            self.stay_out();
         }
     }
 }
