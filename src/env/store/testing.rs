@@ -1,4 +1,5 @@
-//! A store that fails where a test says: before an operation reaches it, or after it has landed.
+//! Stores for tests: one that fails where a test says (before an operation reaches it, or after it has landed), and a
+//! place on a real S3 server.
 
 use crate::env::store::Location;
 use async_trait::async_trait;
@@ -8,8 +9,43 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
+
+/// A fresh place on the S3 server that PIPE_TEST_S3 names: `eval "$(tests/e2e/s3.sh env PORT)"`.
+pub struct S3 {
+    pub url: String,
+    /// What opens it.
+    pub options: BTreeMap<String, String>,
+}
+
+impl S3 {
+    /// None, with a word about it: no server is named.
+    pub fn fresh(test: &str) -> Option<S3> {
+        let Ok(endpoint) = std::env::var("PIPE_TEST_S3") else {
+            println!("{test}: not run, PIPE_TEST_S3 is not set (tests/e2e/s3.sh)");
+            return None;
+        };
+        // Another test of this process may have installed one already, which is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let options = [
+            ("aws_endpoint", endpoint.as_str()),
+            ("aws_allow_http", "true"),
+            ("aws_access_key_id", "pipe-e2e"),
+            ("aws_secret_access_key", "pipe-e2e-secret"),
+            ("aws_region", "us-east-1"),
+        ];
+        let options = options.map(|(key, value)| (key.to_string(), value.to_string())).into();
+        Some(S3 { url: format!("s3://pipe/{test}-{}", uuid::Uuid::new_v4()), options })
+    }
+}
+
+/// Options as a config file has them.
+pub fn inline_table(options: &BTreeMap<String, String>) -> String {
+    let options: Vec<String> = options.iter().map(|(key, value)| format!("{key} = '{value}'")).collect();
+    format!("{{ {} }}", options.join(", "))
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {

@@ -1,7 +1,7 @@
 //! The file source as the engine sees it: what is handed over, from where it goes on, what it refuses.
 
 use crate::config::section::Section;
-use crate::env::store::testing::{Fault, Hostile, Op};
+use crate::env::store::testing::{Fault, Hostile, Op, S3, inline_table};
 use crate::env::store::{self, Location};
 use crate::sources::file::config::validate;
 use crate::sources::file::objects::{Objects, Pattern};
@@ -349,20 +349,10 @@ async fn a_store_that_is_away_is_waited_for_and_not_under_once() {
     assert_eq!(store.waiting(), 0);
 }
 
-/// `eval "$(tests/e2e/s3.sh env PORT)"` names a server. Without it this says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_objects_are_read_once_and_refused_when_they_change() {
-    let Ok(endpoint) = std::env::var("PIPE_TEST_S3") else {
-        println!("s3_objects: not run, PIPE_TEST_S3 is not set (tests/e2e/s3.sh)");
-        return;
-    };
-    // Another test of this process may have installed one already, which is as good.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let options = format!(
-        "{{ aws_endpoint = '{endpoint}', aws_allow_http = 'true', aws_access_key_id = 'pipe-e2e', \
-         aws_secret_access_key = 'pipe-e2e-secret', aws_region = 'us-east-1' }}"
-    );
-    let folder = format!("s3://pipe/objects-{}", uuid::Uuid::new_v4());
+    let Some(S3 { url: folder, options }) = S3::fresh("objects") else { return };
+    let options = inline_table(&options);
     let section = Section::from_text("file", "recorded", &format!("path = '{folder}/*.jsonl*'\noptions = {options}"));
     let section = section.expect("TOML");
     let source = || FileSource::open(&section).expect("a good section");
