@@ -34,6 +34,8 @@ pub mod upsert; // touched keys -> the key-value store
 pub mod worker; // the slot loop
 
 #[cfg(test)]
+mod testing; // a whole pipeline in a folder
+#[cfg(test)]
 mod tests_files; // how many files an epoch makes
 #[cfg(test)]
 mod tests_memory; // a lake that stalls, a state that is full

@@ -1,30 +1,20 @@
 //! How many files an epoch makes: one per table, partition value and slot, however its rows come mixed.
 
-use crate::engine::assemble::assemble;
-use crate::engine::load::load_and_compile;
-use crate::engine::start::{StartOptions, start};
-use std::collections::BTreeSet;
+use crate::engine::testing::started;
 use std::fmt::Write;
 use std::path::Path;
 
+/// As `testing` has it.
 const SLOTS: usize = 2;
 
 /// `pipe serve --once` over two files of messages, which go to two slots.
 async fn serve_once(folder: &Path, sql: &str, partition_by: &str, messages: &[String; SLOTS]) {
-    let toml = format!(
-        "[pipeline]\nname = 'files'\nsql = ['*.sql']\ndata_dir = 'data'\nslots = {SLOTS}\n[checkpoint]\ninterval = '1h'\n\
-         [server]\nhttp = 'off'\nflight = 'off'\n[source.t]\ntype = 'file'\npath = '*.jsonl'\n\
-         [sink.lake]\ntype = 'delta'\nuri = 'lake'\n[sink.lake.table.points]\npartition_by = ['{partition_by}']\n"
-    );
-    std::fs::write(folder.join("pipe.toml"), toml).expect("writable");
     std::fs::write(folder.join("pipe.sql"), sql).expect("writable");
     for (i, messages) in messages.iter().enumerate() {
         std::fs::write(folder.join(format!("{i}.jsonl")), messages).expect("writable");
     }
-    let (loaded, plan) = load_and_compile(&folder.join("pipe.toml")).await.expect("the config is right");
-    let assembled = assemble(loaded, plan, true, &BTreeSet::new()).expect("files can be read once");
-    let options = StartOptions { once: true, ..StartOptions::default() };
-    let mut running = start(assembled, options).await.expect("the pipeline starts");
+    let more = format!("[checkpoint]\ninterval = '1h'\n[sink.lake.table.points]\npartition_by = ['{partition_by}']\n");
+    let mut running = started(folder, "data", true, &more).await;
     running.wait().await.expect("it comes to its end");
 }
 

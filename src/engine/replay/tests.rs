@@ -1,12 +1,12 @@
 //! Replays of whole pipelines over files, in this process: exact however often they run and however they end.
 
 use super::*;
-use crate::engine::assemble::assemble;
+use crate::engine::assemble::Assembled;
 use crate::engine::audit::{AuditOptions, audit};
 use crate::engine::dead_letter::{self, Fate, Letter};
-use crate::engine::load::load_and_compile;
 use crate::engine::running::Running;
-use crate::engine::start::{self, StartOptions};
+use crate::engine::start;
+use crate::engine::testing::{assembled, started};
 use crate::env::store;
 use crate::query::dead_letters::Which;
 use crate::sinks::delta::config::FloatEncoding;
@@ -31,6 +31,8 @@ const FAILING: &str = "CREATE VIEW parsed AS SELECT n, CAST(text AS INT) AS v, _
 const MENDED: &str =
     "CREATE VIEW parsed AS SELECT n, CAST(NULLIF(text, 'bad') AS INT) AS v, _source, _partition, _position FROM t;";
 
+const MORE: &str = "[checkpoint]\ninterval = '10ms'\nlocation = 'shared'\n[sink.kv]\ntype = 'kv'\n";
+
 struct World {
     dir: TempDir,
 }
@@ -54,45 +56,13 @@ impl World {
         std::fs::write(self.dir.path().join("t.sql"), format!("{TABLES}\n{parsed}")).unwrap();
     }
 
-    /// Processes on several machines, as far as they can tell, have a data directory each.
-    fn config(&self, data_dir: &str) -> std::path::PathBuf {
-        let config = format!(
-            r#"
-            [pipeline]
-            name = "t"
-            sql = ["t.sql"]
-            data_dir = "{data_dir}"
-            slots = 2
-            [checkpoint]
-            interval = "10ms"
-            location = "shared"
-            [server]
-            http = "off"
-            flight = "off"
-            [source.t]
-            type = "file"
-            path = "in.jsonl"
-            [sink.lake]
-            type = "delta"
-            uri = "lake"
-            [sink.kv]
-            type = "kv"
-            "#
-        );
-        let path = self.dir.path().join(format!("{data_dir}.toml"));
-        std::fs::write(&path, config).unwrap();
-        path
-    }
-
-    async fn assembled(&self, data_dir: &str) -> crate::engine::assemble::Assembled {
-        let (loaded, plan) = load_and_compile(&self.config(data_dir)).await.unwrap_or_else(|e| panic!("{e}"));
-        assemble(loaded, plan, false, &BTreeSet::new()).unwrap_or_else(|e| panic!("{e}"))
+    async fn assembled(&self, data_dir: &str) -> Assembled {
+        assembled(self.dir.path(), data_dir, false, MORE).await
     }
 
     /// `serve --once`; what it says of the key-value table in the end.
     async fn serve(&self, data_dir: &str) -> Vec<String> {
-        let options = StartOptions { once: true, ..StartOptions::default() };
-        let mut running = start::start(self.assembled(data_dir).await, options).await.unwrap_or_else(|e| panic!("{e}"));
+        let mut running = started(self.dir.path(), data_dir, true, MORE).await;
         running.wait().await.unwrap_or_else(|e| panic!("{e}"));
         let table = running.live.kv["kv"].table("total").expect("it is written");
         let mut rows: Vec<String> = Vec::new();

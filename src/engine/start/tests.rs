@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::engine::checkpointer::write_record;
-use crate::engine::load::load_and_compile;
+use crate::engine::testing::started;
+use crate::env::store::testing::{S3, inline_table};
 use crate::types::epoch::Epoch;
 use datafusion::prelude::SessionContext;
 use std::time::{Duration, Instant};
@@ -23,7 +24,6 @@ struct World {
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("in")).unwrap();
         let sql = "CREATE TABLE t (n INT NOT NULL);
                    CREATE MATERIALIZED VIEW counted AS SELECT n % 7 AS k, count(*) AS c FROM t GROUP BY n % 7;
                    INSERT INTO lake.t SELECT n FROM t;";
@@ -32,66 +32,26 @@ impl World {
         World { dir, files: 0, lines: 0, location, options: BTreeMap::new() }
     }
 
-    /// The records in a fresh place on the S3 server that PIPE_TEST_S3 names; `None`, with a word about it: it names none.
+    /// The records on an S3 server, if there is one.
     fn on_s3(test: &str) -> Option<Self> {
-        let Ok(endpoint) = std::env::var("PIPE_TEST_S3") else {
-            println!("{test}: not run, PIPE_TEST_S3 is not set (tests/e2e/s3.sh)");
-            return None;
-        };
-        // Another test of this process may have installed one already, which is as good.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let options = [
-            ("aws_endpoint", endpoint.as_str()),
-            ("aws_allow_http", "true"),
-            ("aws_access_key_id", "pipe-e2e"),
-            ("aws_secret_access_key", "pipe-e2e-secret"),
-            ("aws_region", "us-east-1"),
-        ];
-        let options = options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        let location = format!("s3://pipe/{test}-{}", uuid::Uuid::new_v4());
-        Some(World { location, options, ..World::new() })
+        S3::fresh(test).map(|S3 { url, options }| World { location: url, options, ..World::new() })
     }
 
     /// A file of ten lines.
     fn add(&mut self) {
         let lines: String = (self.lines..self.lines + 10).map(|n| format!("{{\"n\":{n}}}\n")).collect();
-        std::fs::write(self.dir.path().join(format!("in/{:03}.jsonl", self.files)), lines).unwrap();
+        std::fs::write(self.dir.path().join(format!("{:03}.jsonl", self.files)), lines).unwrap();
         self.files += 1;
         self.lines += 10;
     }
 
     async fn start(&self, data_dir: &str, retain: usize, once: bool) -> Running {
         let location = &self.location;
-        let options: Vec<String> = self.options.iter().map(|(key, value)| format!("{key} = \"{value}\"")).collect();
-        let options = options.join(", ");
-        let config = format!(
-            r#"
-            [pipeline]
-            name = "t"
-            sql = ["t.sql"]
-            data_dir = "{data_dir}"
-            slots = 2
-            [checkpoint]
-            interval = "20ms"
-            location = "{location}"
-            options = {{ {options} }}
-            retain = {retain}
-            [server]
-            http = "off"
-            flight = "off"
-            [source.t]
-            type = "file"
-            path = "in/*.jsonl"
-            [sink.lake]
-            type = "delta"
-            uri = "lake"
-            "#
+        let options = inline_table(&self.options);
+        let records = format!(
+            "[checkpoint]\ninterval = '20ms'\nlocation = '{location}'\noptions = {options}\nretain = {retain}\n"
         );
-        let path = self.dir.path().join(format!("{data_dir}.toml"));
-        std::fs::write(&path, config).unwrap();
-        let (loaded, plan) = load_and_compile(&path).await.unwrap_or_else(|e| panic!("{e}"));
-        let assembled = crate::engine::assemble::assemble(loaded, plan, once, &BTreeSet::new()).unwrap();
-        start(assembled, StartOptions { once, ..StartOptions::default() }).await.unwrap_or_else(|e| panic!("{e}"))
+        started(self.dir.path(), data_dir, once, &records).await
     }
 
     fn chain(&self) -> Chain {
