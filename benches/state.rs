@@ -3,7 +3,8 @@
 //!     cargo bench --bench state [-- recovery]
 //!
 //! With `recovery` only this: a snapshot of a million keys is restored as a start does it (read, checksum, decode, index),
-//! against reading the same files once from the page cache; interleaved pairs, median of seven.
+//! by one slot and by two, against reading the same files once: from the disk, as after a power loss or on a new machine, and
+//! from the page cache, as after a kill; interleaved pairs, median of seven.
 //!
 //! Every batch is applied, frozen (the previous frozen view is still held, as by a reader) and followed by one step of
 //! compaction, as the engine does it. Keys are uniformly random: the worst case for locality. Throughput is by
@@ -20,11 +21,14 @@ use datafusion::logical_expr::AggregateUDF;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::{Column, lit};
+use futures::future::try_join_all;
 use pipe::checkpoint::record::SegmentRef;
 use pipe::engine::chain::Chain;
+use pipe::engine::recover::load_share;
+use pipe::env::offload::Offload;
 use pipe::env::store;
 use pipe::sql::plan::{Aggregate, Fold, MaterializedView, OrderColumn, Place};
-use pipe::state::view::{FrozenView, Merge, ViewState};
+use pipe::state::view::{FrozenView, ViewState};
 use pipe::types::epoch::Epoch;
 use pipe::types::lineage::{Lineage, Origin};
 use pipe::types::position::{PartitionId, Position};
@@ -35,6 +39,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -238,12 +243,14 @@ const PART_BYTES: u64 = 8 * 1024 * 1024;
 const RECOVERY_GOAL: f64 = 50.0;
 
 async fn recoveries() {
-    for (name, view) in [("group by", group_by()), ("distinct on", vehicle_latest())] {
-        recovery(name, &Arc::new(view)).await;
+    for slots in [1, 2] {
+        for (name, view) in [("group by", group_by()), ("distinct on", vehicle_latest())] {
+            recovery(name, &Arc::new(view), slots).await;
+        }
     }
 }
 
-async fn recovery(name: &str, view: &Arc<MaterializedView>) {
+async fn recovery(name: &str, view: &Arc<MaterializedView>, slots: u32) {
     // Beside the repository's own files, not in a /tmp that may be memory.
     let dir = tempfile::tempdir_in(std::env::current_dir().expect("a directory")).expect("a directory");
     let address = dir.path().to_string_lossy();
@@ -252,31 +259,68 @@ async fn recovery(name: &str, view: &Arc<MaterializedView>) {
     for (number, part) in loaded(view, RECOVERED_KEYS).await.state.freeze().parts(PART_BYTES).into_iter().enumerate() {
         let rows = part.base().expect("reads");
         let path = format!("part-{number}");
-        segments.push(chain.put_segment(0, Epoch(1), true, path, &rows).await.expect("the disk takes it"));
-    }
-    let (mut files, mut restores, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for pair in 0..PAIRS {
-        let (file, restore) = if pair % 2 == 0 {
-            let file = files_read(dir.path());
-            (file, restored(&chain, view, &segments).await)
-        } else {
-            let restore = restored(&chain, view, &segments).await;
-            (files_read(dir.path()), restore)
-        };
-        files.push(file);
-        restores.push(restore);
-        ratios.push(restore / file * 100.0);
+        segments.push(
+            chain.put_segment(number as u32 % slots, Epoch(1), true, path, &rows).await.expect("the disk takes it"),
+        );
     }
     let bytes: u64 = segments.iter().map(|s| s.bytes).sum();
     println!(
-        "{name:<12} {RECOVERED_KEYS} keys, {:.0} MB in {} files: files {:>5.0} MB/s  restore {:>5.0} MB/s ({:.0} ms)  ratio {:.0} %  (goal {RECOVERY_GOAL:.0} %)",
+        "{name}, {RECOVERED_KEYS} keys in {slots} slot(s), {:.0} MB in {} files (goal {RECOVERY_GOAL:.0} %)",
         mb(bytes),
-        segments.len(),
-        median(files),
-        median(restores.clone()),
-        mb(bytes) / median(restores) * 1e3,
-        median(ratios)
+        segments.len()
     );
+    let what = Restored { chain: &chain, view, segments: &segments, slots };
+    if forget(dir.path()) {
+        what.compare("disk", dir.path(), true).await;
+    } else {
+        println!("  from the disk: not measured, there is no dd with iflag=nocache");
+    }
+    what.compare("page cache", dir.path(), false).await;
+}
+
+struct Restored<'a> {
+    chain: &'a Chain,
+    view: &'a Arc<MaterializedView>,
+    segments: &'a [SegmentRef],
+    slots: u32,
+}
+
+impl Restored<'_> {
+    async fn compare(&self, from: &str, dir: &Path, forgets: bool) {
+        let ready = || assert!(!forgets || forget(dir), "the files are in the page cache");
+        let (mut files, mut restores, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for pair in 0..PAIRS {
+            ready();
+            let first = if pair % 2 == 0 { files_read(dir) } else { self.rate().await };
+            ready();
+            let second = if pair % 2 == 0 { self.rate().await } else { files_read(dir) };
+            let (file, restore) = if pair % 2 == 0 { (first, second) } else { (second, first) };
+            files.push(file);
+            restores.push(restore);
+            ratios.push(restore / file * 100.0);
+        }
+        println!(
+            "  from the {from:<10}  files {:>5.0} MB/s  restore {:>5.0} MB/s ({:.0} ms)  ratio {:.0} %",
+            median(files),
+            median(restores.clone()),
+            self.mb() / median(restores) * 1e3,
+            median(ratios)
+        );
+    }
+
+    fn mb(&self) -> f64 {
+        mb(self.segments.iter().map(|s| s.bytes).sum())
+    }
+
+    /// MB of the segments per second.
+    async fn rate(&self) -> f64 {
+        let start = Instant::now();
+        let share = |slot| load_share(self.chain, self.view, self.segments, slot, Offload::Pool);
+        let shares = try_join_all((0..self.slots).map(share)).await.expect("restores");
+        let took = start.elapsed().as_secs_f64();
+        assert_eq!(shares.iter().map(ViewState::keys).sum::<u64>(), RECOVERED_KEYS as u64);
+        self.mb() / took
+    }
 }
 
 /// MB of all files per second.
@@ -295,18 +339,12 @@ fn files_read(dir: &Path) -> f64 {
     mb(bytes) / start.elapsed().as_secs_f64()
 }
 
-/// MB of the segments per second.
-async fn restored(chain: &Chain, view: &Arc<MaterializedView>, segments: &[SegmentRef]) -> f64 {
-    let start = Instant::now();
-    let mut state = ViewState::new(Arc::clone(view)).await.expect("plans");
-    for segment in segments {
-        for rows in chain.get_segment(segment).await.expect("reads") {
-            state.restore(&rows, Merge::Replace).expect("restores");
-        }
-    }
-    let took = start.elapsed().as_secs_f64();
-    assert_eq!(state.keys(), RECOVERED_KEYS as u64);
-    mb(segments.iter().map(|s| s.bytes).sum()) / took
+/// Asks the system to drop the files from the page cache. False: it could not be asked.
+fn forget(dir: &Path) -> bool {
+    std::fs::read_dir(dir).expect("lists").all(|entry| {
+        let of = format!("if={}", entry.expect("lists").path().display());
+        Command::new("dd").arg(of).args(["iflag=nocache", "count=0", "status=none"]).status().is_ok_and(|s| s.success())
+    })
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -134,7 +134,7 @@ pub async fn build(ground: Ground) -> Result<Parts> {
         ..Default::default()
     }));
 
-    let restore = || recover::restore_views(&chain, &plan, &claim, slot_count);
+    let restore = || recover::restore_views(&chain, &plan, &claim, slot_count, ground.offload);
     let views = for_a_minute("restore", &clock, restore).await?;
     let boards: Vec<Arc<Board>> = (0..slot_count).map(|_| Arc::default()).collect();
     let kv_ready = Arc::new(AtomicBool::new(false));

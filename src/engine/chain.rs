@@ -4,15 +4,24 @@ use crate::checkpoint::place::{RECORDS, left_over_path, record_epoch, record_pat
 use crate::checkpoint::record::{Record, SegmentRef, Unreadable};
 use crate::config::spec::Config;
 use crate::engine::load;
+use crate::env::offload::Offload;
 use crate::env::store::{self, Location, PutOutcome};
 use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
-use arrow::ipc::reader::FileReader;
+use arrow::buffer::Buffer;
+use arrow::ipc::convert::fb_to_schema;
+use arrow::ipc::reader::{FileDecoder, read_footer_length};
 use arrow::ipc::writer::FileWriter;
+use arrow::ipc::{Block, root_as_footer};
 use arrow::record_batch::RecordBatch;
 use std::collections::BTreeMap;
-use std::io::Cursor;
 use std::path::PathBuf;
+
+/// Rows of one batch of a state segment. A restored batch stays in memory whole until compaction has emptied it.
+const FILE_BATCH_ROWS_MAX: usize = 131_072;
+
+/// At the end of an Arrow IPC file: the footer's length and a magic word.
+const TRAILER_BYTES: usize = 10;
 
 #[derive(Clone)]
 pub struct Chain {
@@ -125,7 +134,8 @@ impl Chain {
         Ok(segment)
     }
 
-    pub async fn get_segment(&self, segment: &SegmentRef) -> Result<Vec<RecordBatch>> {
+    /// The rows of a segment. Each batch is the only owner of its memory.
+    pub async fn get_segment(&self, segment: &SegmentRef, offload: Offload) -> Result<Vec<RecordBatch>> {
         let damaged = |what: &str| {
             Error::refused(
                 format!("checkpoint location {}: state segment \"{}\" {what}", self.location.display, segment.path),
@@ -134,17 +144,49 @@ impl Chain {
         };
         let found = self.location.get(&segment.path).await.map_err(|e| self.context(e))?;
         let bytes = found.ok_or_else(|| damaged("is missing"))?;
-        if bytes.len() as u64 != segment.bytes || crc32fast::hash(&bytes) != segment.crc32 {
-            return Err(damaged("is not the one the record names (length or checksum differ)"));
-        }
-        let reader = FileReader::try_new(Cursor::new(bytes), None)?;
-        Ok(reader.collect::<Result<Vec<_>, _>>()?)
+        let (length, crc32) = (segment.bytes, segment.crc32);
+        let is_the_one = move |bytes: &[u8]| bytes.len() as u64 == length && crc32fast::hash(bytes) == crc32;
+        let decoded = offload.run(move || if is_the_one(&bytes) { decode(bytes.into()).map(Some) } else { Ok(None) });
+        decoded.await?.ok_or_else(|| damaged("is not the one the record names (length or checksum differ)"))
     }
 }
 
 fn encode(rows: &RecordBatch) -> Result<Vec<u8>> {
     let mut writer = FileWriter::try_new(Vec::new(), rows.schema_ref())?;
-    writer.write(rows)?;
+    for from in (0..rows.num_rows()).step_by(FILE_BATCH_ROWS_MAX) {
+        writer.write(&rows.slice(from, FILE_BATCH_ROWS_MAX.min(rows.num_rows() - from)))?;
+    }
     writer.finish()?;
     Ok(writer.into_inner()?)
 }
+
+/// Columns point into the file, nothing is copied, if it holds one batch; with more of them each gets memory of its own, so
+/// that letting go of one frees it.
+fn decode(file: Buffer) -> Result<Vec<RecordBatch>> {
+    let broken = |what: &str| Error::Failed(format!("a state segment {what}, though its checksum is right"));
+    let trailer = file.len().checked_sub(TRAILER_BYTES).ok_or_else(|| broken("ends too early"))?;
+    let trailer_bytes = file[trailer..].try_into().expect("so many bytes are left");
+    let footer = trailer.checked_sub(read_footer_length(trailer_bytes)?).ok_or_else(|| broken("ends too early"))?;
+    let footer = root_as_footer(&file[footer..trailer]).map_err(|e| broken(&format!("has a broken footer: {e}")))?;
+    let schema = fb_to_schema(footer.schema().ok_or_else(|| broken("has no schema"))?);
+    let mut decoder = FileDecoder::new(schema.into(), footer.version());
+    let blocks = footer.recordBatches().ok_or_else(|| broken("lists no batches"))?;
+    let mut batches = Vec::with_capacity(blocks.len());
+    let within = |block: &Block| {
+        file.slice_with_length(block.offset() as usize, block.metaDataLength() as usize + block.bodyLength() as usize)
+    };
+    for block in footer.dictionaries().iter().flatten() {
+        decoder.read_dictionary(block, &within(block))?;
+    }
+    for block in blocks {
+        let bytes = match blocks.len() {
+            1 => within(block),
+            _ => Buffer::from_slice_ref(within(block).as_slice()),
+        };
+        batches.extend(decoder.read_record_batch(block, &bytes)?);
+    }
+    Ok(batches)
+}
+
+#[cfg(test)]
+mod tests;

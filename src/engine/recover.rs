@@ -5,7 +5,7 @@ pub mod rebuild; // state computed anew from a table
 use crate::checkpoint::decide::{Observed, ObservedTable, Step, decide, left_over};
 use crate::checkpoint::feeds::{Feeding, first_feeds, next_feeds};
 use crate::checkpoint::next::{claim_record, first_record};
-use crate::checkpoint::record::{Record, ViewRecord};
+use crate::checkpoint::record::{Record, SegmentRef, ViewRecord};
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, TableEntry, apply, write_record};
 use crate::engine::lake::Lake;
@@ -17,12 +17,13 @@ use crate::env::offload::Offload;
 use crate::sinks::delta::census::Census;
 use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
-use crate::sql::plan::Plan;
+use crate::sql::plan::{MaterializedView, Plan};
 use crate::sql::why_changed;
 use crate::state::view::{Merge, ViewState};
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::error::{Error, Result};
 use async_trait::async_trait;
+use futures::future::{try_join, try_join_all};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -305,45 +306,68 @@ async fn lacking(record: &Record, tables: &[TableEntry]) -> Result<usize> {
     Ok(lacking)
 }
 
-/// Per slot the plan's views, loaded from the segments the claim lists. Base first, then tail. A share of a slot that no
-/// longer exists is merged into another one's.
-pub async fn restore_views(chain: &Chain, plan: &Plan, claim: &Record, slots: usize) -> Result<Vec<Vec<ViewState>>> {
-    let mut all = Vec::new();
-    for slot in 0..slots {
+/// Per slot the plan's views, loaded from the segments the claim lists. A share of a slot that no longer exists is merged
+/// into another one's. Slots are loaded beside each other.
+pub async fn restore_views(
+    chain: &Chain,
+    plan: &Plan,
+    claim: &Record,
+    slots: usize,
+    offload: Offload,
+) -> Result<Vec<Vec<ViewState>>> {
+    let slots = (0..slots).map(async |slot| {
         let mut views = Vec::new();
         for view in &plan.views {
-            let mut state = ViewState::new(view.clone()).await?;
-            let Some(record) = claim.view(&view.name) else {
-                views.push(state);
-                continue;
-            };
-            let mut shares: Vec<u32> = record.segments.iter().map(|s| s.slot).collect();
-            shares.sort_unstable();
-            shares.dedup();
-            shares.retain(|share| *share as usize % slots == slot);
-            for share in &shares {
-                // The slot's own share, which comes first, is in segments that the next record goes on listing. What was
-                // another slot's is combined, even if it is all there is: only so is it part of the next cut.
-                let mut own = if *share as usize == slot { None } else { Some(ViewState::new(view.clone()).await?) };
-                for segment in record.segments.iter().filter(|s| s.slot == *share) {
-                    #[cfg(test)]
-                    if planted(Bug::TailNotRestored) && Some(segment) != record.segments.first() {
-                        continue;
-                    }
-                    let target = own.as_mut().unwrap_or(&mut state);
-                    for rows in chain.get_segment(segment).await? {
-                        target.restore(&rows, Merge::Replace)?;
-                    }
-                }
-                if let Some(own) = own {
-                    state.restore(&own.freeze().base()?, Merge::Combine)?;
-                }
+            let segments = claim.view(&view.name).map_or(&[][..], |v| v.segments.as_slice());
+            // The slot's own share, which comes first, is in segments that the next record goes on listing. What was
+            // another slot's is combined, even if it is all there is: only so is it part of the next cut.
+            let mut state = load_share(chain, view, segments, slot as u32, offload).await?;
+            let mut others: Vec<u32> = segments.iter().map(|s| s.slot).collect();
+            others.sort_unstable();
+            others.dedup();
+            others.retain(|share| *share as usize != slot && *share as usize % slots == slot);
+            for share in others {
+                let other = load_share(chain, view, segments, share, offload).await?;
+                state.restore(&other.freeze().base()?, Merge::Combine)?;
             }
             views.push(state);
         }
-        all.push(views);
+        Ok(views)
+    });
+    try_join_all(slots).await
+}
+
+/// One slot's share of a view: base first, then tail. While the rows of one file get their index, the next file is read.
+pub async fn load_share(
+    chain: &Chain,
+    view: &Arc<MaterializedView>,
+    segments: &[SegmentRef],
+    slot: u32,
+    offload: Offload,
+) -> Result<ViewState> {
+    let segments: Vec<&SegmentRef> = segments.iter().filter(|s| s.slot == slot).collect();
+    #[cfg(test)]
+    let segments = if planted(Bug::TailNotRestored) { segments.into_iter().take(1).collect() } else { segments };
+    let mut state = ViewState::new(view.clone()).await?;
+    // Keys of the tail are most likely in the base.
+    state.expect(segments.iter().filter(|s| s.base).map(|s| s.rows).sum());
+    let mut batches = Vec::new();
+    for segment in segments.into_iter().map(Some).chain([None]) {
+        let next = async {
+            match segment {
+                Some(segment) => chain.get_segment(segment, offload).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        let load = offload.run(move || {
+            for rows in batches {
+                state.restore(&rows, Merge::Replace)?;
+            }
+            Ok(state)
+        });
+        (state, batches) = try_join(load, next).await?;
     }
-    Ok(all)
+    Ok(state)
 }
 
 #[cfg(test)]

@@ -57,6 +57,11 @@ impl Folding {
         Ok(Folding { rule, segment_schema, key, key_schema, codec, hasher: DefaultHashBuilder::default(), input_key })
     }
 
+    /// The column of a state row that is its own key, if one is.
+    pub fn text_key(&self) -> Option<usize> {
+        self.codec.is_text().then(|| self.key[0])
+    }
+
     /// Key columns of input rows.
     pub fn input_keys(&self, rows: &RecordBatch) -> Vec<ArrayRef> {
         self.input_key.iter().map(|c| canonical(rows.column(*c))).collect()

@@ -1,10 +1,11 @@
 //! Where the live row of a key is: key -> (segment, row).
 //!
-//! No key is copied: an entry is a hash and a place, and keys are compared with those the segments hold.
+//! No key is copied: an entry is half a hash and a place, and keys are compared with those the segments hold.
 
 use crate::state::segment::Segment;
 use arrow::array::{Array, BinaryArray};
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table};
+use std::mem;
 use std::sync::Arc;
 
 /// A row of a held segment. `slot` is the index's own number for the segment, reused once it is released.
@@ -14,10 +15,31 @@ pub struct Place {
     pub row: u32,
 }
 
+/// Half of the hash: a table is three quarters as large with it, and finds and grows as well up to billions of keys.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    hash: u64,
+    hash: u32,
     place: Place,
+}
+
+impl Entry {
+    fn new(hash: u64, place: Place) -> Self {
+        Entry { hash: hash as u32, place }
+    }
+
+    fn is_of(&self, hash: u64) -> bool {
+        self.hash == hash as u32
+    }
+
+    fn spread(&self) -> u64 {
+        spread(self.hash.into())
+    }
+}
+
+/// The half that is kept, as a whole: the table takes a position from the low bits and a tag from the high ones.
+fn spread(hash: u64) -> u64 {
+    let half = hash & u64::from(u32::MAX);
+    half << 32 | half
 }
 
 /// A key that was found; `entry` stays valid until the next insert.
@@ -68,7 +90,8 @@ impl Index {
     }
 
     pub fn find(&self, hash: u64, key: &[u8]) -> Option<Found> {
-        let entry = self.entries.find_bucket_index(hash, |e| e.hash == hash && self.key_at(e.place) == Some(key))?;
+        let entry =
+            self.entries.find_bucket_index(spread(hash), |e| e.is_of(hash) && self.key_at(e.place) == Some(key))?;
         let place = self.entries.get_bucket(entry)?.place;
         Some(Found { entry, place })
     }
@@ -80,7 +103,7 @@ impl Index {
     pub fn find_all(&self, keys: &BinaryArray, rows: &[u32], hashes: &[u64]) -> Vec<Option<Found>> {
         let mut found = Vec::with_capacity(hashes.len());
         for hash in hashes {
-            let entry = self.entries.find_bucket_index(*hash, |e| e.hash == *hash);
+            let entry = self.entries.find_bucket_index(spread(*hash), |e| e.is_of(*hash));
             found.push(entry.and_then(|entry| Some(Found { entry, place: self.entries.get_bucket(entry)?.place })));
         }
         for (group, row) in rows.iter().enumerate() {
@@ -106,7 +129,7 @@ impl Index {
     pub fn relocate(&mut self, hashes: &[u64], from: &[Place], slot: u32) {
         let mut entries = Vec::with_capacity(from.len());
         for (hash, place) in hashes.iter().zip(from) {
-            entries.push(self.entries.find_bucket_index(*hash, |e| e.place == *place));
+            entries.push(self.entries.find_bucket_index(spread(*hash), |e| e.place == *place));
         }
         for (row, entry) in entries.into_iter().enumerate() {
             let entry = entry.and_then(|e| self.entries.get_bucket_mut(e)).expect("a live row has an entry");
@@ -114,9 +137,27 @@ impl Index {
         }
     }
 
+    /// Makes room for so many keys, so that adding them one by one does not move the others about.
+    pub fn reserve(&mut self, keys: usize) {
+        self.entries.reserve(keys, Entry::spread);
+    }
+
+    /// Puts a key where it now is, in one lookup: the place it was at before, if it was there. The segment that holds the
+    /// key must be held already.
+    pub fn put(&mut self, hash: u64, key: &[u8], place: Place) -> Option<Place> {
+        let Index { entries, slots, .. } = self;
+        match entries.entry(spread(hash), |e| e.is_of(hash) && key_in(slots, e.place) == Some(key), Entry::spread) {
+            hash_table::Entry::Occupied(mut entry) => Some(mem::replace(&mut entry.get_mut().place, place)),
+            hash_table::Entry::Vacant(entry) => {
+                entry.insert(Entry::new(hash, place));
+                None
+            }
+        }
+    }
+
     /// Adds a key that `find` did not find.
     pub fn insert(&mut self, hash: u64, place: Place) {
-        self.entries.insert_unique(hash, Entry { hash, place }, |e| e.hash);
+        self.entries.insert_unique(spread(hash), Entry::new(hash, place), Entry::spread);
     }
 
     /// Bytes of the index itself; segments are counted by their owner.
@@ -125,7 +166,11 @@ impl Index {
     }
 
     fn key_at(&self, place: Place) -> Option<&[u8]> {
-        let segment = self.slots[place.slot as usize].as_ref()?;
-        (segment.keys.len() > place.row as usize).then(|| segment.keys.value(place.row as usize))
+        key_in(&self.slots, place)
     }
+}
+
+fn key_in(slots: &[Option<Arc<Segment>>], place: Place) -> Option<&[u8]> {
+    let segment = slots[place.slot as usize].as_ref()?;
+    (segment.keys.len() > place.row as usize).then(|| segment.keys.value(place.row as usize))
 }

@@ -1,10 +1,10 @@
 //! Keys as bytes: group columns encoded so that equal keys are equal bytes, and rows of a batch grouped by them.
 //!
-//! Arrow's row format is the same for every converter of equal types, so shares of several slots compare their keys by
-//! bytes. NULL is a value of its own: NULL keys are groups.
+//! A key of one text column is that text's bytes; every other key is in Arrow's row format, which is the same for every
+//! converter of equal types. So shares of several slots compare their keys by bytes. NULL is a value of its own: NULL keys are groups.
 
 use crate::types::error::{Error, Result};
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, StringArray};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
 use arrow::row::{RowConverter, SortField};
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -14,12 +14,19 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct KeyCodec {
     converter: RowConverter,
+    /// The key is one text column.
+    text: bool,
 }
+
+/// The key of NULL where a text is its own key: no text is these bytes.
+const NULL_TEXT: &[u8] = &[0xFF];
 
 impl KeyCodec {
     pub fn new<'a>(fields: impl Iterator<Item = &'a Field>) -> Result<Self> {
-        let mut sort_fields = Vec::new();
+        let mut sort_fields: Vec<SortField> = Vec::new();
+        let mut types = Vec::new();
         for field in fields {
+            types.push(field.data_type().clone());
             let sort_field = SortField::new(field.data_type().clone());
             if !RowConverter::supports_fields(std::slice::from_ref(&sort_field)) {
                 return Err(Error::refused(
@@ -35,12 +42,28 @@ impl KeyCodec {
                 "Group by at least one column.",
             ));
         }
-        Ok(KeyCodec { converter: RowConverter::new(sort_fields)? })
+        Ok(KeyCodec { converter: RowConverter::new(sort_fields)?, text: types == [DataType::Utf8] })
+    }
+
+    /// Whether a key is one text and therefore its own encoding, so that no copy of it is kept.
+    pub fn is_text(&self) -> bool {
+        self.text
     }
 
     pub fn encode(&self, columns: &[ArrayRef]) -> Result<BinaryArray> {
+        if self.text {
+            return Ok(text_keys(columns[0].as_string()));
+        }
         let columns: Vec<ArrayRef> = columns.iter().map(canonical).collect();
         Ok(self.converter.convert_columns(&columns)?.try_into_binary()?)
+    }
+}
+
+/// Copies nothing, unless a NULL is among them.
+pub fn text_keys(texts: &StringArray) -> BinaryArray {
+    match texts.null_count() {
+        0 => BinaryArray::from(texts.clone()),
+        _ => BinaryArray::from_iter_values(texts.iter().map(|t| t.map_or(NULL_TEXT, str::as_bytes))),
     }
 }
 
@@ -109,14 +132,5 @@ impl Groups {
     /// Whether every row is a group of its own.
     pub fn all_distinct(&self) -> bool {
         self.first.len() == self.of_row.len()
-    }
-
-    /// Last row of each group.
-    pub fn last(&self) -> Vec<u32> {
-        let mut last = self.first.clone();
-        for (row, group) in self.of_row.iter().enumerate() {
-            last[*group] = row as u32;
-        }
-        last
     }
 }

@@ -4,7 +4,8 @@
 //! clones the list of segments. Nothing here knows what a row means: folds compute rows, the log keeps them.
 
 use crate::state::index::{Found, Index, Place};
-use crate::state::segment::{Segment, gather, gather_keys};
+use crate::state::keys::text_keys;
+use crate::state::segment::{Keys, Segment, gather, gather_keys};
 use crate::types::error::Result;
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray};
 use arrow::datatypes::SchemaRef;
@@ -45,6 +46,8 @@ struct Held {
 pub struct Log {
     schema: SchemaRef,
     hasher: DefaultHashBuilder,
+    /// The column of a state row that is its key, if one is.
+    text_key: Option<usize>,
     /// Counts appends. A row is alive at the versions from its segment's birth until its death.
     version: u64,
     index: Index,
@@ -58,10 +61,11 @@ pub struct Log {
 }
 
 impl Log {
-    pub fn new(schema: SchemaRef, hasher: DefaultHashBuilder) -> Self {
+    pub fn new(schema: SchemaRef, hasher: DefaultHashBuilder, text_key: Option<usize>) -> Self {
         Log {
             schema,
             hasher,
+            text_key,
             version: 0,
             index: Index::default(),
             held: Vec::new(),
@@ -102,23 +106,44 @@ impl Log {
         if arrival.hashes.is_empty() {
             return;
         }
-        self.version += 1;
-        let slot = self.hold(Segment::new(self.version, arrival.rows, arrival.keys), fresh);
+        let slot = self.hold(arrival.rows, arrival.keys, fresh);
         let mut emptied = Vec::new();
         // Moves first: an insert may rebuild the table, after which what was found is found elsewhere.
         for (row, found) in arrival.found.iter().enumerate() {
             let Some(found) = found else { continue };
             self.index.move_to(*found, Place { slot, row: row as u32 });
-            self.index.segment(found.place.slot).expect("found in a held segment").kill(found.place.row, self.version);
-            let held = &mut self.held[found.place.slot as usize];
-            held.live -= 1;
-            if held.live == 0 {
+            if self.kill(found.place) == 0 {
                 emptied.push(found.place.slot);
             }
         }
         for (row, found) in arrival.found.iter().enumerate() {
             if found.is_none() {
                 self.index.insert(arrival.hashes[row], Place { slot, row: row as u32 });
+            }
+        }
+        self.drop_slots(&emptied);
+    }
+
+    /// Makes room for so many more keys.
+    pub fn expect(&mut self, keys: usize) {
+        self.index.reserve(keys);
+    }
+
+    /// Appends rows that an earlier cut returned, as one segment and without asking first what the index knows. The last
+    /// row of a key counts.
+    pub fn load(&mut self, rows: RecordBatch, keys: BinaryArray) {
+        if keys.is_empty() {
+            return;
+        }
+        let hashes: Vec<u64> = (0..keys.len()).map(|row| self.hasher.hash_one(keys.value(row))).collect();
+        let slot = self.hold(rows, keys.clone(), false);
+        let mut emptied = Vec::new();
+        for (row, hash) in hashes.into_iter().enumerate() {
+            let replaced = self.index.put(hash, keys.value(row), Place { slot, row: row as u32 });
+            if let Some(replaced) = replaced
+                && self.kill(replaced) == 0
+            {
+                emptied.push(replaced.slot);
             }
         }
         self.drop_slots(&emptied);
@@ -155,19 +180,19 @@ impl Log {
         let columns: Vec<usize> = (0..self.schema.fields().len()).collect();
         let (segments, picks) = self.picks(&places);
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), gather(&segments, &picks, &columns)?)?;
-        let keys = gather_keys(&segments, &picks)?.as_binary::<i32>().clone();
+        let keys = match self.text_key {
+            Some(column) => text_keys(rows.column(column).as_string()),
+            None => gather_keys(&segments, &picks)?.as_binary::<i32>().clone(),
+        };
 
-        self.version += 1;
-        let segment = Segment::new(self.version, rows, keys.clone());
-        let slot = self.hold(segment, fresh);
         let hashes: Vec<u64> = (0..keys.len()).map(|row| self.hasher.hash_one(keys.value(row))).collect();
+        let slot = self.hold(rows, keys, fresh);
         self.index.relocate(&hashes, &places, slot);
         if whole {
             self.drop_slots(&victims);
         } else {
-            for place in &places {
-                self.index.segment(place.slot).expect("a victim is held").kill(place.row, self.version);
-                self.held[place.slot as usize].live -= 1;
+            for place in places {
+                self.kill(place);
             }
         }
         Ok(true)
@@ -236,8 +261,11 @@ impl Log {
         (segments, picks)
     }
 
-    fn hold(&mut self, segment: Segment, fresh: bool) -> u32 {
-        let segment = Arc::new(segment);
+    /// A new segment, one version later.
+    fn hold(&mut self, rows: RecordBatch, keys: BinaryArray, fresh: bool) -> u32 {
+        self.version += 1;
+        let keys = self.text_key.map_or(Keys::Encoded(keys), Keys::Text);
+        let segment = Arc::new(Segment::new(self.version, rows, keys));
         let held = Held { live: segment.len() as u32, fresh };
         self.held_bytes += segment.bytes();
         Arc::make_mut(&mut self.published).push(Arc::clone(&segment));
@@ -248,6 +276,15 @@ impl Log {
             self.held[slot as usize] = held;
         }
         slot
+    }
+
+    /// A row dies at the version at hand. Returns how many of its segment live on.
+    fn kill(&mut self, place: Place) -> u32 {
+        let segment = self.index.segment(place.slot).expect("a live row is in a held segment");
+        self.held_bytes += segment.kill(place.row, self.version);
+        let held = &mut self.held[place.slot as usize];
+        held.live -= 1;
+        held.live
     }
 
     fn drop_slots(&mut self, slots: &[u32]) {

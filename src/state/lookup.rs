@@ -106,6 +106,7 @@ struct Lookup {
 impl Lookup {
     /// Every key live at `version` is either in a segment born since `self.version`, or where it was.
     fn roll(&mut self, segments: &[Arc<Segment>], version: u64, live: u64, hasher: &DefaultHashBuilder) {
+        self.index.reserve((live as usize).saturating_sub(self.index.len()));
         self.add(segments, version, hasher);
         if self.index.len() as u64 != live {
             // Keys went away as well (not only rows): start from nothing.
@@ -122,12 +123,7 @@ impl Lookup {
                     continue;
                 }
                 let key = segment.keys.value(row);
-                let hash = hasher.hash_one(key);
-                let place = Place { slot, row: row as u32 };
-                match self.index.find(hash, key) {
-                    Some(found) => self.index.move_to(found, place),
-                    None => self.index.insert(hash, place),
-                }
+                self.index.put(hasher.hash_one(key), key, Place { slot, row: row as u32 });
             }
         }
         let seen: HashSet<u64> = segments.iter().map(|s| s.born).collect();

@@ -49,7 +49,7 @@ impl ViewState {
     /// Plans the view's fold once.
     pub async fn new(view: Arc<MaterializedView>) -> Result<Self> {
         let folding = Folding::plan(&view).map_err(|e| e.context(format!("materialized view \"{}\"", view.name)))?;
-        let log = Log::new(Arc::clone(&folding.segment_schema), folding.hasher.clone());
+        let log = Log::new(Arc::clone(&folding.segment_schema), folding.hasher.clone(), folding.text_key());
         Ok(ViewState { view, folding: Arc::new(folding), log, lookups: Arc::default() })
     }
 
@@ -84,7 +84,8 @@ impl ViewState {
 
     /// Loads one segment (base first, then tail in order); a key seen again is replaced within one share
     /// (`Merge::Replace`) or merged when the segment comes from another slot's share (`Merge::Combine`). Combined rows
-    /// belong to no segment yet, so they are part of the next cut.
+    /// belong to no segment yet, so they are part of the next cut. Replacing rows are kept as they are, so their memory
+    /// should hold nothing else; combined ones are copied.
     pub fn restore(&mut self, segment: &RecordBatch, merge: Merge) -> Result<()> {
         let schema = &self.folding.segment_schema;
         let types = |s: &SchemaRef| s.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
@@ -96,11 +97,22 @@ impl ViewState {
                 types(schema)
             )));
         }
+        if merge == Merge::Replace {
+            let rows = RecordBatch::try_new(Arc::clone(schema), segment.columns().to_vec())?;
+            let keys = self.folding.state_keys(&rows)?;
+            self.log.load(rows, keys);
+            return Ok(());
+        }
         for from in (0..segment.num_rows()).step_by(SEGMENT_ROWS_MAX) {
             let length = SEGMENT_ROWS_MAX.min(segment.num_rows() - from);
-            self.restore_rows(&segment.slice(from, length), merge)?;
+            self.combine(&segment.slice(from, length))?;
         }
         Ok(())
+    }
+
+    /// So many keys are about to be restored.
+    pub fn expect(&mut self, keys: u64) {
+        self.log.expect(keys as usize);
     }
 
     /// Rewrites segments when more than half of their rows are dead, and merges small ones. One bounded step (some
@@ -198,29 +210,28 @@ impl ViewState {
         })
     }
 
-    fn restore_rows(&mut self, segment: &RecordBatch, merge: Merge) -> Result<()> {
+    fn combine(&mut self, segment: &RecordBatch) -> Result<()> {
         let folding = Arc::clone(&self.folding);
         let keys = folding.state_keys(segment)?;
         let groups = Groups::of(&keys, &folding.hasher);
-        // Copied in any case: columns read from one IPC message share its buffer.
-        let last = UInt32Array::from(groups.last());
-        let rows = match merge {
-            Merge::Combine if !groups.all_distinct() => folding.combine(segment, &groups.of_row, groups.len())?,
-            Merge::Replace | Merge::Combine => {
-                let rows = take_record_batch(segment, &last)?;
+        // Copied in any case: a slice of a file's rows would hold on to the whole file.
+        let first = UInt32Array::from(groups.first.clone());
+        let rows = match groups.all_distinct() {
+            false => folding.combine(segment, &groups.of_row, groups.len())?,
+            true => {
+                let rows = take_record_batch(segment, &first)?;
                 RecordBatch::try_new(Arc::clone(&folding.segment_schema), rows.columns().to_vec())?
             }
         };
-        let keys = take(&keys, &last, None)?.as_binary::<i32>().clone();
-        let all: Vec<u32> = (0..keys.len() as u32).collect();
-        let found = self.log.index().find_all(&keys, &all, &groups.hashes);
-        match (merge, &folding.rule) {
-            (Merge::Replace, _) => self.log.append(Arrival { rows, keys, hashes: groups.hashes, found }, false),
-            (Merge::Combine, Rule::DistinctOn(_)) => {
+        let keys = take(&keys, &first, None)?.as_binary::<i32>().clone();
+        match &folding.rule {
+            Rule::DistinctOn(_) => {
                 let arrival = self.challenge(rows, keys, groups.hashes)?;
                 self.log.append(arrival, true);
             }
-            (Merge::Combine, Rule::GroupBy(_)) => {
+            Rule::GroupBy(_) => {
+                let all: Vec<u32> = (0..keys.len() as u32).collect();
+                let found = self.log.index().find_all(&keys, &all, &groups.hashes);
                 let (old_groups, places) = old_places(&found);
                 let columns: Vec<usize> = (0..folding.segment_schema.fields().len()).collect();
                 let old = match places.as_slice() {

@@ -6,6 +6,7 @@ use crate::checkpoint::next::{Cut, first_record, next_record};
 use crate::checkpoint::place::segment_path;
 use crate::checkpoint::record::{Record, ViewRecord};
 use crate::checkpoint::testing::{author, chain, empty_cut};
+use crate::env::offload::Offload;
 use crate::env::store::testing::{Fault, Hostile, Op};
 use crate::env::store::{self, Location};
 use arrow::array::{ArrayRef, Int64Array};
@@ -49,7 +50,7 @@ async fn is_sound(chain: &Chain) {
     let records = chain.epochs().await.unwrap();
     let head: Record = chain.read(*records.last().unwrap()).await.unwrap().unwrap().unwrap();
     for segment in head.views.iter().flat_map(|v| &v.segments) {
-        chain.get_segment(segment).await.unwrap();
+        chain.get_segment(segment, Offload::Pool).await.unwrap();
     }
     let observed = decide::Observed {
         pipeline: "fleet".into(),

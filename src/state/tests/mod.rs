@@ -2,6 +2,7 @@
 
 mod aggregates; // GROUP BY against DataFusion's batch answer
 mod distinct; // DISTINCT ON against a naive oracle
-mod frozen;
-mod support; // views from SQL, random rows, comparison // readers, errors, cuts, compaction
+mod frozen; // readers, errors, cuts, compaction
+mod restored; // loaded from segments
+mod support; // views from SQL, random rows, comparison
 mod through_sql; // as users write them

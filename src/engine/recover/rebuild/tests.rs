@@ -10,6 +10,7 @@ use crate::engine::checkpointer::Authorship;
 use crate::engine::lake::{DeltaLake, Lake};
 use crate::engine::recover::{Recovery, restore_views};
 use crate::engine::start::wanted_tables;
+use crate::env::offload::Offload;
 use crate::env::store::testing::{Fault, Hostile, Op};
 use crate::env::uuids::Uuids;
 use crate::sinks::delta::config::{DeltaTableConfig, validate};
@@ -137,7 +138,7 @@ impl Pipeline {
 
     /// What readers see after a start: the view's rows from all slots, sorted.
     async fn shown(&self, started: &Started) -> Vec<String> {
-        let slots = restore_views(&self.chain, &started.plan, &started.claim, 2).await.unwrap();
+        let slots = restore_views(&self.chain, &started.plan, &started.claim, 2, Offload::Pool).await.unwrap();
         let shares: Vec<FrozenView> = slots.iter().map(|views| views[0].freeze()).collect();
         let rows = FrozenView::read(&started.plan.views[0], &shares).unwrap();
         let text = pretty_format_batches(&rows).unwrap().to_string();
