@@ -27,8 +27,8 @@ uri = "{store.lake}"
 
 
 def put(directory, name, sql, toml):
-    """The path of the config."""
-    (directory / "sql").mkdir()
+    """The path of the config. What is there already is replaced."""
+    (directory / "sql").mkdir(exist_ok=True)
     (directory / "sql" / f"{name}.sql").write_text(sql)
     config = directory / f"{name}.toml"
     config.write_text(toml)

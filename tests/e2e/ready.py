@@ -16,17 +16,14 @@ packages.enter()
 
 import argparse
 import json
-import pathlib
-import shutil
 import statistics
-import sys
-import tempfile
 import time
 import urllib.request
 
 import paho.mqtt.client as mqtt
 
-from service import Mosquitto, Pipe, default_pipe, free_port, get
+import pipeline
+from service import Local, Mosquitto, Pipe, free_port, get, run_in_workplace
 
 SQL = """
 CREATE TABLE keys (id TEXT NOT NULL, n BIGINT, note TEXT);
@@ -48,35 +45,18 @@ def arguments():
     return parser.parse_args()
 
 
-def write_config(directory, broker, http, interval):
-    (directory / "p.sql").write_text(SQL)
-    config = directory / "p.toml"
-    config.write_text(
-        f"""[pipeline]
-name = "ready"
-sql = ["p.sql"]
-data_dir = "data"
-[checkpoint]
-interval = "{interval}"
-[limits]
-memory = "8GiB"
-[server]
-http = "127.0.0.1:{http}"
-flight = "off"
-[source.keys]
+def write_pipeline(directory, broker, http, interval):
+    toml = pipeline.head("ready", Local(directory), http, 0, interval, 8_192) + f"""[source.keys]
 type = "file"
 path = "keys.jsonl"
+
 [source.live]
 type = "mqtt"
 url = "mqtt://127.0.0.1:{broker}"
 topics = ["live"]
 client_id = "pipe-ready"
-[sink.lake]
-type = "delta"
-uri = "lake"
 """
-    )
-    return config
+    return pipeline.put(directory, "ready", SQL, toml)
 
 
 def publish(port, count):
@@ -120,7 +100,8 @@ def size_mib(directory):
 
 def ready(args, directory):
     broker, http = Mosquitto(directory / "mosquitto", free_port()), free_port()
-    pipe = Pipe(args.pipe or default_pipe(), write_config(directory, broker.port, http, "1s"), http, directory / "log", {})
+    config = write_pipeline(directory, broker.port, http, "1s")
+    pipe = Pipe(args.pipe, config, http, directory / "pipe.log", {})
     keys = lambda: ask(http, b"SELECT count(*) AS n FROM hot.latest")
     read_back = lambda: ask(http, b"SELECT n FROM hot.counts")
     try:
@@ -133,7 +114,7 @@ def ready(args, directory):
         until("all keys are there", lambda: keys() == args.keys, pipe, 600)
         if pipe.stop() != 0:
             raise SystemExit(f"pipe did not stop in order\n{pipe.tail()}")
-        write_config(directory, broker.port, http, "1d")
+        write_pipeline(directory, broker.port, http, "1d")
         pipe.start()
         pipe.wait_ready()
         count = args.journal * 1_000
@@ -164,14 +145,4 @@ def ready(args, directory):
 
 
 if __name__ == "__main__":
-    given = arguments()
-    workplace = pathlib.Path(tempfile.mkdtemp(prefix="pipe-ready-"))
-    good = False
-    try:
-        good = ready(given, workplace)
-    finally:
-        if good and not given.keep:
-            shutil.rmtree(workplace)
-        else:
-            print(f"logs and data: {workplace}")
-    sys.exit(0 if good else 1)
+    run_in_workplace("ready", arguments(), ready)

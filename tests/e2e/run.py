@@ -17,11 +17,6 @@ import packages
 packages.enter()
 
 import argparse
-import os
-import pathlib
-import shutil
-import sys
-import tempfile
 import time
 
 import account
@@ -29,7 +24,7 @@ import fleet
 import pipeline
 from kafka import Kafka
 from publish import KafkaPublisher, MqttPublisher
-from service import Local, Mosquitto, Pipe, S3, default_pipe, free_port
+from service import Local, Mosquitto, Pipe, S3, free_port, run_in_workplace
 
 
 def arguments():
@@ -70,7 +65,7 @@ def run(args, directory):
         config = pipeline.write(directory, fleet.SQL, kafka, mosquitto, store, http, flight)
         to_kafka = KafkaPublisher(kafka.bootstrap, pipeline.TOPIC, points, args.seconds)
         to_mqtt = MqttPublisher(mosquitto.port, status, args.seconds)
-        pipe = Pipe(args.pipe or default_pipe(), config, http, directory / "pipe.log", store.environment())
+        pipe = Pipe(args.pipe, config, http, directory / "pipe.log", store.environment())
         pipe.start()
         pipe.wait_ready()
         say("pipe is ready")
@@ -118,15 +113,4 @@ def run(args, directory):
 
 
 if __name__ == "__main__":
-    arguments_given = arguments()
-    workplace = pathlib.Path(tempfile.mkdtemp(prefix="pipe-e2e-"))
-    os.chdir(workplace)  # chdb reads files below the working directory only
-    good = False
-    try:
-        good = run(arguments_given, workplace)
-    finally:
-        if good and not arguments_given.keep:
-            shutil.rmtree(workplace)
-        else:
-            print(f"logs and data: {workplace}")
-    sys.exit(0 if good else 1)
+    run_in_workplace("e2e", arguments(), run)

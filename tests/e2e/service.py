@@ -1,13 +1,15 @@
-"""The processes of the tests: pipe itself, Mosquitto, the S3 API server; and where the lake is."""
+"""The processes of the tests: pipe itself, Mosquitto, the S3 API server; where the lake is; and the directory they work in."""
 
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +17,23 @@ import urllib.request
 from kafka import wait_for_port
 
 HERE = pathlib.Path(__file__).resolve().parent
+
+
+def run_in_workplace(name, args, work):
+    """Calls `work(args, directory)` and ends the process: 0 if the answer is true. The directory is new and the working
+    directory; it stays if not all went well, or `args.keep` says so. `args.pipe` becomes the path of a binary."""
+    args.pipe = str(pathlib.Path(args.pipe or default_pipe()).resolve())
+    directory = pathlib.Path(tempfile.mkdtemp(prefix=f"pipe-{name}-"))
+    os.chdir(directory)  # chdb reads files below the working directory only
+    good = False
+    try:
+        good = work(args, directory)
+    finally:
+        if good and not args.keep:
+            shutil.rmtree(directory)
+        else:
+            print(f"logs and data: {directory}")
+    sys.exit(0 if good else 1)
 
 
 def free_port(pair=False):

@@ -25,15 +25,10 @@ packages.enter()
 
 import argparse
 import http.client
-import os
-import pathlib
 import random
 import re
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -45,7 +40,7 @@ import kills
 import pipeline
 from kafka import Kafka
 from publish import KafkaSender, KafkaTransactions, MqttPublisher, create_topic
-from service import Local, Mosquitto, Pipe, S3, default_pipe, free_port
+from service import Local, Mosquitto, Pipe, S3, free_port, run_in_workplace
 
 VEHICLES = 120
 SECONDS_PER_KILL = 4.0
@@ -69,7 +64,6 @@ def arguments():
     if args.faults and args.store != "s3":
         parser.error("--faults needs --store s3")
     args.seed = random.SystemRandom().randrange(1_000_000) if args.seed is None else args.seed
-    args.pipe = args.pipe or default_pipe()
     return args
 
 
@@ -282,24 +276,12 @@ class NeverBack(threading.Thread):
         self.join()
 
 
-def main():
-    args = arguments()
-    workplace = pathlib.Path(tempfile.mkdtemp(prefix="pipe-soak-"))
-    args.pipe = str(pathlib.Path(args.pipe).resolve())
-    os.chdir(workplace)  # chdb reads files below the working directory only
-    good = False
-    try:
-        soak = Soak(args, workplace)
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, soak.stop)
-        good = soak.run()
-    finally:
-        if good and not args.keep:
-            shutil.rmtree(workplace)
-        else:
-            print(f"logs and data: {workplace}")
-    sys.exit(0 if good else 1)
+def soak(args, directory):
+    run = Soak(args, directory)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, run.stop)
+    return run.run()
 
 
 if __name__ == "__main__":
-    main()
+    run_in_workplace("soak", arguments(), soak)

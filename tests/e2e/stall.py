@@ -19,10 +19,7 @@ import argparse
 import json
 import os
 import pathlib
-import shutil
 import signal
-import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -33,7 +30,7 @@ from deltalake import DeltaTable
 
 import pipeline
 from account import Account
-from service import Pipe, S3, default_pipe, free_port, get
+from service import Pipe, S3, free_port, get, run_in_workplace
 
 # Beyond limit and idle process, in MiB. 32 of it is compaction's least share (`UPKEEP_BYTES_MIN`), which a limit of 512 MiB
 # holds and one of 32 does not; the rest is the batch each slot and each encoder has in hand, parts of uploads, and the
@@ -141,7 +138,7 @@ def stall(args, directory):
         store.start()
         (directory / "backlog").mkdir()
         config = write_pipeline(directory, store, http, args.memory)
-        pipe = Pipe(args.pipe or default_pipe(), config, http, directory / "pipe.log", store.environment())
+        pipe = Pipe(args.pipe, config, http, directory / "pipe.log", store.environment())
         pipe.start()
         until("the process answers", lambda: answers(http), pipe, 120)
         # Pages of the program that a first query touches belong to the idle process.
@@ -225,14 +222,4 @@ def ask(http, sql):
 
 
 if __name__ == "__main__":
-    given = arguments()
-    workplace = pathlib.Path(tempfile.mkdtemp(prefix="pipe-stall-"))
-    good = False
-    try:
-        good = stall(given, workplace)
-    finally:
-        if good and not given.keep:
-            shutil.rmtree(workplace)
-        else:
-            print(f"logs and data: {workplace}")
-    sys.exit(0 if good else 1)
+    run_in_workplace("stall", arguments(), stall)
