@@ -34,10 +34,10 @@ Examples:
   pipe dlq list --config pipelines/fleet.toml --replayed
   pipe dlq replay --config pipelines/fleet.toml --reason sql
 
-Columns for --where: source, topic, partition, position, key, received_at, timestamp, headers, reason,
-statement, attempt, payload, chain; and text (the payload, where it is UTF-8) and code (the reason's
-first word: syntax, type, null, unknown_field, no_route, sql, too_large). Fields of the payload:
-json_get_str(text, 'vehicle_id') = 'v17'.
+Columns for --where: source, topic, partition, position, key, received_at, timestamp, headers,
+reason, statement, attempt, payload, chain; and text (the payload, where it is UTF-8) and code (the
+reason's first word: syntax, type, null, unknown_field, no_route, sql, too_large). Fields of the
+payload: json_get_str(text, 'vehicle_id') = 'v17'.
 
 list and show read the table as it is committed, whether a pipeline runs or not.
 Exit codes: 0 ok, 1 it could not be read, 2 the config or the predicate is wrong.")]
@@ -49,8 +49,21 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Counts by source, reason and statement
+    #[command(after_help = "\
+Examples:
+  pipe dlq list --config pipelines/fleet.toml
+  pipe dlq list --config pipelines/fleet.toml --source status --since 2h
+  pipe dlq list --config pipelines/fleet.toml --replayed --json
+
+Columns for --where: see pipe dlq --help.")]
     List(ListArgs),
     /// One by one, the newest first, with their payload
+    #[command(after_help = "\
+Examples:
+  pipe dlq show --config pipelines/fleet.toml --where \"code = 'type'\" --limit 5
+  pipe dlq show --config pipelines/fleet.toml --source status --since 2h --json
+
+Columns for --where: see pipe dlq --help.")]
     Show(ListArgs),
     Replay(replay::Args),
 }

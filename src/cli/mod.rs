@@ -7,11 +7,11 @@ pub mod checkpoint; // the records of a pipeline
 pub mod demo; // everything in one process: broker, simulated fleet, pipeline
 pub mod dlq; // the messages that were set aside
 pub mod explain; // what a pipeline does with a message
-pub mod schema;
+pub mod schema; // JSON Schema of the config, for editors
 pub mod serve; // run a pipeline
 pub mod simulate; // a simulated fleet, to MQTT, Kafka, a file or standard output
 pub mod sql; // ask a running pipeline
-pub mod validate; // what is wrong with a config and its SQL // JSON Schema of the config, for editors
+pub mod validate; // what is wrong with a config and its SQL
 
 use crate::types::error::Error;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};

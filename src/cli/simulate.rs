@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
   pipe simulate --output kafka --brokers 127.0.0.1:9092 --rate max --messages 200000 --json
   pipe simulate --output file --path 'data/{stream}.jsonl' --messages 1000 --seed 7
   pipe simulate --ramp 1000,2000,5000@10s --for 30s
-  pipe simulate --replay recorded.jsonl --speed 10 --rewrite sent_at=now --rewrite 'measurements[].t=now'")]
+  pipe simulate --replay recorded.jsonl --rewrite sent_at=now --rewrite 'measurements[].t=now'")]
 pub struct Args {
     /// Where the messages go
     #[arg(long, value_enum, default_value_t = OutputKind::Mqtt)]

@@ -6,7 +6,7 @@ use crate::config::parse;
 use crate::config::spec::{Config, Connector, Connectors};
 use crate::config::value::Lookups;
 use crate::sql;
-use crate::sql::plan::{Plan, SqlFile};
+use crate::sql::plan::{Insert, Plan, SqlFile};
 use crate::types::catalog::Catalog;
 use crate::types::error::{Error, Result};
 use crate::types::fault::{Fault, closest};
@@ -62,6 +62,7 @@ pub async fn examine(path: &Path) -> Result<Findings> {
                 faults.extend(sources_without_table(&loaded.config, &compiled));
                 faults.extend(tables_without_insert(&loaded.config, &compiled));
                 faults.extend(partitions_without_column(&loaded.config, &compiled));
+                faults.extend(tables_that_cannot_be(&loaded.config, &compiled));
                 plan = Some(compiled).filter(|_| faults.is_empty());
             }
             Err(of_sql) => faults.extend(of_sql),
@@ -164,7 +165,9 @@ fn read_text(path: &Path) -> Result<String, Fault> {
         hint: Some(hint.to_string()),
     };
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text),
+        // Some editors begin a file with a byte order mark. It is no part of the text.
+        Ok(text) => Ok(text.strip_prefix('\u{feff}').map(str::to_string).unwrap_or(text)),
+        Err(_) if path.is_dir() => Err(fault("this is a directory".to_string(), "Name a file in it.")),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             Err(fault("there is no such file".to_string(), "Check the path and the directory you are in."))
         }
@@ -207,6 +210,34 @@ fn tables_without_insert(config: &Config, plan: &Plan) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// Rows of statements among the dead letters would have another shape than these; a name that is a path would put the table
+/// outside its sink, or inside another table.
+fn tables_that_cannot_be(config: &Config, plan: &Plan) -> Vec<Fault> {
+    let is_path = |name: &str| name.starts_with('.') || name.contains(['/', '\\']) || name.contains(char::is_control);
+    let fault = |insert: &Insert, message: String, hint: &str| Fault {
+        file: insert.place.file.clone(),
+        line: insert.place.line,
+        column: insert.place.column,
+        message,
+        hint: Some(hint.to_string()),
+    };
+    let judge = |insert: &Insert| {
+        let (sink, table) = (&insert.sink, &insert.table);
+        if **sink == *config.dead_letter_sink && **table == *DEAD_LETTER_TABLE {
+            let message = format!("\"{sink}.{table}\" holds the messages that are rejected, and nothing else");
+            return Some(fault(
+                insert,
+                message,
+                "Choose another name for the table, or another sink under [dead_letter].",
+            ));
+        }
+        let message = || format!("\"{table}\" cannot be the name of a table");
+        is_path(table)
+            .then(|| fault(insert, message(), "Its files lie in a folder of this name: no / or \\, no dot in front."))
+    };
+    plan.inserts.iter().filter_map(|insert| judge(insert)).collect()
 }
 
 /// `partition_by` names columns of the rows that statements insert; a table could not be created with others.

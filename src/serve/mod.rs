@@ -101,7 +101,8 @@ impl Bound {
         if let Some(flight) = flight {
             tasks.push(tokio::spawn(flight::serve(flight, settings.tls, queries.clone(), access, stop.clone())));
         }
-        tracing::info!(http = ?http_addr, flight = ?flight_addr, tls, tokens = guarded, "serving");
+        let shown = |addr: &Option<SocketAddr>| addr.map_or("off".to_string(), |addr| addr.to_string());
+        tracing::info!(http = shown(&http_addr), flight = shown(&flight_addr), tls, tokens = guarded, "serving");
         Ok(Servers { http_addr, flight_addr, queries, stop, tasks })
     }
 }

@@ -37,7 +37,7 @@ Examples:
   pipe dlq replay --config pipelines/fleet.toml --where \"statement = 'points'\" --limit 1000
 
 Columns for --where: see pipe dlq --help.
-Exit codes: 0 ok (also if some failed again, which is printed), 1 it failed or a pipeline is running,
+Exit codes: 0 ok (also if some failed again, which is printed), 1 it failed or a pipeline runs,
 2 the config or the call is wrong.")]
 pub struct Args {
     /// The config file

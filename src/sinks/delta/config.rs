@@ -101,6 +101,12 @@ pub fn validate(section: &Section) -> Result<DeltaConfig, Vec<Fault>> {
             faults.push(fault.with_hint("Give them as options, as { env = \"NAME\" } or { file = \"PATH\" }."));
         }
     }
+    // "s3:/bucket" would be a directory of this machine.
+    let is_cut = |part: &str| ["s3:", "s3a:", "gs:", "az:", "azure:", "abfs:", "abfss:", "file:"].contains(&part);
+    if !config.uri.is_url() && config.uri.split('/').any(is_cut) {
+        let fault = section.fault("uri", "the address has one slash after the kind of store");
+        faults.push(fault.with_hint("Two make an address: s3://bucket/prefix."));
+    }
     for option in config.options.keys() {
         if let Some((message, hint)) = store::option_fault(&config.uri, option) {
             faults.push(section.fault_in(&["options", option], message).with_hint(hint));

@@ -1,0 +1,2 @@
+﻿CREATE TABLE events (id BIGINT, kind TEXT);
+INSERT INTO lake.events SELECT idd FROM events;
