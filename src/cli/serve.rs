@@ -24,7 +24,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[command(after_help = "Example:
   pipe serve --config pipelines/fleet.toml
   pipe serve --config pipelines/fleet.toml --once --skip kinematic
-  pipe serve --config pipelines/fleet.toml --quarantine-journal")]
+  pipe serve --config pipelines/fleet.toml --quarantine-journal
+  pipe serve --config pipelines/fleet.toml --skip-purged")]
 pub struct Args {
     /// The config file
     #[arg(short, long, value_name = "FILE")]
@@ -46,10 +47,17 @@ pub struct Args {
     /// damaged journal refuses the start.
     #[arg(long)]
     pub quarantine_journal: bool,
+    /// Start although a Kafka broker has purged messages before they were read, and go on behind them
+    ///
+    /// They are lost to this pipeline. Which ones is logged as ERROR and counted in pipe_kafka_skipped_positions_total; state
+    /// and tables go on. Without this, purged messages refuse the start, so that nobody loses any unawares.
+    #[arg(long)]
+    pub skip_purged: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let options = StartOptions { once: args.once, quarantine_journal: args.quarantine_journal };
+    let options =
+        StartOptions { once: args.once, quarantine_journal: args.quarantine_journal, skip_purged: args.skip_purged };
     let mut served = Served::open(&args.config, options, &args.skip).await?;
     let grace = served.grace;
     let ended = until_end(&mut served.running, grace).await?;

@@ -25,6 +25,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+const SECRET_HINT: &str =
+    "It is looked up when the pipeline starts: set the variable, or write the file, for the user that runs pipe.";
+
 #[derive(Clone)]
 pub struct Section {
     /// `x` in `[source.x]`; the table's name in `[sink.x.table.y]`.
@@ -115,7 +118,8 @@ impl Section {
 
     /// The secret at `key`. Looked up now, not when the file was parsed: `validate` must not need production's secrets.
     pub fn reveal(&self, key: &str, secret: &Secret) -> Result<String, Fault> {
-        secret.reveal(&self.source.lookups).map_err(|why| self.fault(key, format!("\"{key}\": {why}")))
+        let fault = |why| self.fault(key, format!("\"{key}\": {why}")).with_hint(SECRET_HINT);
+        secret.reveal(&self.source.lookups).map_err(fault)
     }
 
     /// The settings at `key`, with every secret among them looked up.
@@ -127,7 +131,10 @@ impl Section {
                 Ok(text) => {
                     revealed.insert(name.clone(), text);
                 }
-                Err(why) => faults.push(self.fault_in(&[key, name], format!("\"{key}.{name}\": {why}"))),
+                Err(why) => {
+                    let fault = self.fault_in(&[key, name], format!("\"{key}.{name}\": {why}"));
+                    faults.push(fault.with_hint(SECRET_HINT));
+                }
             }
         }
         self.judge(revealed, faults)

@@ -6,7 +6,7 @@
 
 use crate::checkpoint::record::Record;
 use crate::config::spec::{Config, Slots};
-use crate::engine::assemble::{Assembled, DeltaPart};
+use crate::engine::assemble::{Assembled, DeltaPart, SourcePart};
 use crate::engine::build::{Ground, SourceStart, build};
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, Checkpointer};
@@ -48,6 +48,8 @@ pub struct StartOptions {
     pub once: bool,
     /// A damaged journal is mended by giving up what cannot be read.
     pub quarantine_journal: bool,
+    /// Messages that a broker has purged before they were read are given up.
+    pub skip_purged: bool,
 }
 
 /// Starts a pipeline. Returns when it runs; sources may still be connecting (`/readyz` tells).
@@ -68,12 +70,22 @@ async fn run(assembled: Assembled, options: StartOptions, replay: Option<Replay>
     let Assembled { config, plan, sources, decoding, delta, kv, dead_letter_sink } = assembled;
     let clock = Clock::System;
     let data_dir = config.pipeline.data_dir.0.clone();
+    let in_flight_bytes = config.limits.memory.0 * SHARE_IN_FLIGHT_PERCENT / 100;
+    let context = |chain: ChainId| OpenContext {
+        data_dir: data_dir.clone(),
+        chain,
+        queue_bytes: in_flight_bytes * IN_FLIGHT_CLIENTS_PERCENT / 100 / sources.len().max(1) as u64,
+        quarantine_journal: options.quarantine_journal,
+        skip_purged: options.skip_purged,
+    };
+    if replay.is_none() {
+        open_all(&sources, &context(ChainId(String::new())))?;
+    }
     let lock = recover::lock_data_dir(&data_dir)?;
     let kv = open_kv(&kv, &data_dir)?;
     let chain = Chain::open(&config)?;
     for_a_minute("probe", &clock, || store::probe_create_if_absent(&chain.location)).await?;
 
-    let in_flight_bytes = config.limits.memory.0 * SHARE_IN_FLIGHT_PERCENT / 100;
     let wanted = wanted_tables(&plan, &dead_letter_sink, &delta);
     let lake = Arc::new(DeltaLake::new(delta));
     let slots = slot_count(&config.pipeline.slots) as u32;
@@ -153,17 +165,7 @@ async fn run(assembled: Assembled, options: StartOptions, replay: Option<Replay>
             let letters = letters.ok_or_else(|| Error::Failed(format!("the table {dead_letters} is not open")))?;
             vec![Box::new(DeadLetterSource { table: letters.table.snapshot().provider, replay })]
         }
-        None => {
-            let queue_bytes = in_flight_bytes * IN_FLIGHT_CLIENTS_PERCENT / 100 / sources.len().max(1) as u64;
-            let context = OpenContext {
-                data_dir: data_dir.clone(),
-                chain: parts.claim.chain.clone(),
-                queue_bytes,
-                quarantine_journal: options.quarantine_journal,
-            };
-            let opened = sources.iter().map(|part| (part.kind.open)(&part.section, context.clone()));
-            opened.collect::<Result<_>>()?
-        }
+        None => open_all(&sources, &context(parts.claim.chain.clone()))?,
     };
     let mut running_sources = JoinSet::new();
     for (source, begin) in opened.into_iter().zip(parts.sources) {
@@ -185,6 +187,20 @@ async fn run(assembled: Assembled, options: StartOptions, replay: Option<Replay>
     let supervisor = Supervisor { crew, stop: stop.clone(), finish: parts.finish, abandon, left_behind, lock };
     let supervisor = tokio::spawn(supervisor.run(running_sources, parts.checkpointer));
     Ok(Running { live, stop, supervisor })
+}
+
+/// Opening connects to nothing. It is done once before the chain is claimed, and thrown away, so that a secret that is not
+/// there is told before another process is fenced; and of all sources at once.
+fn open_all(sources: &[SourcePart], context: &OpenContext) -> Result<Vec<Box<dyn Source>>> {
+    let (mut opened, mut faults) = (Vec::new(), Vec::new());
+    for part in sources {
+        match (part.kind.open)(&part.section, context.clone()) {
+            Ok(source) => opened.push(source),
+            Err(Error::Config(found)) => faults.extend(found),
+            Err(other) => return Err(other),
+        }
+    }
+    if faults.is_empty() { Ok(opened) } else { Err(Error::Config(faults)) }
 }
 
 fn fenced_source(source: &SourceStart, data_dir: &Path) -> FencedSource {

@@ -34,6 +34,7 @@ const MEANINGS: &[(Kind, &str, &str)] = &[
     (Counter, "pipe_source_bytes_total", "Bytes taken from the wire."),
     (Counter, "pipe_source_reconnects_total", "Times the source connected again."),
     (Counter, "pipe_mqtt_dropped_messages_total", "MQTT messages that could not be kept; QoS 0 cannot be paused."),
+    (Counter, "pipe_kafka_skipped_positions_total", "Kafka positions purged before they were read, and skipped."),
     (Counter, "pipe_mqtt_refused_messages_total", "MQTT messages above packet_bytes_max: acknowledged and lost."),
     (
         Counter,

@@ -140,6 +140,8 @@ pub struct OpenContext {
     pub queue_bytes: u64,
     /// A damaged journal may be mended at the price of the messages that cannot be read.
     pub quarantine_journal: bool,
+    /// What a broker has purged before it was read may be given up.
+    pub skip_purged: bool,
 }
 
 /// A connector of this build: how its section is checked (pure), described and opened. One static per folder; adding it

@@ -49,6 +49,24 @@ def create_topic(bootstrap, topic):
         future.result()
 
 
+def delete_topic(bootstrap, topic):
+    """Returns when the brokers do not know it any more, so that its name is free."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.delete_topics([topic]).values():
+        future.result()
+    while topic in admin.list_topics(timeout=10).topics:
+        time.sleep(0.1)
+
+
+def purge(bootstrap, topic):
+    """Deletes all messages there are, as a short retention does."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
+    everything = [confluent_kafka.TopicPartition(topic, p, confluent_kafka.OFFSET_END) for p in partitions]
+    for future in admin.delete_records(everything).values():
+        future.result()
+
+
 class KafkaSender(Paced):
     """Keyed by vehicle; idempotent, so that the topic has every message once."""
 

@@ -6,7 +6,8 @@
 A fleet's messages (fleet.py) go through Kafka and MQTT into `pipe serve`, which is killed several times on the way. Then
 what is in the lake, the hot state, the key-value store and the dead letters is compared with a computation in Python over
 what was sent. Kafka-fed tables must be exact; MQTT-fed ones exact after removing the broker's redeliveries by message
-identity. Prints the account; exits 1 on any difference.
+identity. Last, a topic is deleted
+and made anew under its name, and one is purged (topics.py). Prints the account; exits 1 on any difference.
 
 Needs: java, mvn, mosquitto, promtool (Debian: maven, default-jre-headless, mosquitto, prometheus), Go for --store s3. Python
 packages are installed into ~/.cache/pipe-e2e/venv.
@@ -22,6 +23,7 @@ import time
 import account
 import fleet
 import pipeline
+import topics
 from kafka import Kafka
 from publish import KafkaPublisher, MqttPublisher
 from service import Local, Mosquitto, Pipe, S3, free_port, run_in_workplace
@@ -105,6 +107,8 @@ def run(args, directory):
         say("the dead letters once more: they are as malformed as before")
         dead = readers.lake("dead_letter").to_pylist()
         account.compare_replay(check, readers, expected, dead, pipe.replay())
+        say("a topic that is deleted and made anew under its name, and one that is purged")
+        topics.compare(check, args.pipe, kafka, directory / "topics")
         return check.finish()
     finally:
         for service in (pipe, mosquitto, kafka, store):

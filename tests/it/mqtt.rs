@@ -118,6 +118,7 @@ fn run(url: &str, data_dir: &Path, more: &str, from: u64) -> Running {
         chain: ChainId("chain-1".into()),
         queue_bytes: 1 << 20,
         quarantine_journal: false,
+        skip_purged: false,
     };
     let source = Box::new(MqttSource::open(&section, &context).expect("it opens"));
     let (to_slot, taken) = mpsc::channel(4);

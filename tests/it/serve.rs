@@ -8,14 +8,18 @@ const SQL: &str = "CREATE TABLE t (id INT);\nINSERT INTO lake.t SELECT * FROM t;
 
 /// Runs `pipe serve` with this under [server]; the exit code and what was said.
 fn serve(folder: &tempfile::TempDir, server: &str) -> (i32, String) {
+    serve_with(folder, SQL, &format!("[server]\n{server}\n[source.t]\ntype = 'file'\npath = 't.jsonl'"))
+}
+
+fn serve_with(folder: &tempfile::TempDir, sql: &str, toml: &str) -> (i32, String) {
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("the folder can be written");
-    write("t.sql", SQL);
+    write("t.sql", sql);
     write("t.jsonl", "{\"id\": 1}\n");
     write(
         "p.toml",
         &format!(
-            "[pipeline]\nname = 'p'\nsql = ['*.sql']\ndata_dir = 'data'\n[server]\n{server}\n\
-             [source.t]\ntype = 'file'\npath = 't.jsonl'\n[sink.lake]\ntype = 'delta'\nuri = 'lake'\n"
+            "[pipeline]\nname = 'p'\nsql = ['*.sql']\ndata_dir = 'data'\n{toml}\n\
+             [sink.lake]\ntype = 'delta'\nuri = 'lake'\n"
         ),
     );
     let output = Command::new(env!("CARGO_BIN_EXE_pipe"))
@@ -48,5 +52,27 @@ fn what_the_servers_cannot_have_is_said_before_the_chain_is_claimed() {
         for left in ["data/checkpoint", "lake"] {
             assert!(!folder.path().join(left).exists(), "{server}: {left} was made");
         }
+    }
+}
+
+/// Claiming fences a process that works; so it must not be done by one that cannot.
+#[test]
+fn secrets_that_are_not_there_are_said_before_the_chain_is_claimed_and_all_at_once() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let sql = "CREATE TABLE k (id INT);\nCREATE TABLE m (id INT);\nINSERT INTO lake.k SELECT * FROM k;";
+    let toml = "[server]\nhttp = 'off'\nflight = 'off'\n\
+                [source.k]\ntype = 'kafka'\nbrokers = ['127.0.0.1:1']\ntopics = ['k']\n\
+                properties = { 'sasl.password' = { env = 'PIPE_TEST_UNSET' } }\n\
+                [source.m]\ntype = 'mqtt'\nurl = 'mqtt://127.0.0.1:1'\ntopics = ['m']\nclient_id = 'm'\n\
+                username = 'u'\npassword = { file = 'no.txt' }";
+    let (code, said) = serve_with(&folder, sql, toml);
+    assert_eq!(code, 2, "{said}");
+    for expected in
+        ["p.toml:12:", "\"PIPE_TEST_UNSET\" is not set", "p.toml:19:", "no.txt", "hint: It is looked up", "2 faults"]
+    {
+        assert!(said.contains(expected), "{expected} is missing in {said}");
+    }
+    for left in ["data/checkpoint", "lake"] {
+        assert!(!folder.path().join(left).exists(), "{left} was made");
     }
 }

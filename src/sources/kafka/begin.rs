@@ -5,7 +5,7 @@
 //! | the record has | the broker has | begin at |
 //! |---|---|---|
 //! | a position within | | the position |
-//! | a position before the first | messages were purged | refused, with the missing range |
+//! | a position before the first | messages were purged | refused, with the missing range; `--skip-purged`: the first |
 //! | a position after the end | another topic under the old name, or a log that lost its tail | refused |
 //! | nothing of this topic | | `start` |
 //! | other partitions of this topic | a new partition | the first: it may have been filled since it was made |
@@ -22,6 +22,13 @@ pub struct Available {
     pub end: u64,
 }
 
+/// The ways out when recorded positions mean nothing any more, each followed to its end by tests/e2e/topics.py.
+const GO_ON: &str = "To go on with what is there now, rename the source in the config and in the SQL: tables go on, \
+                     materialized views that read it start empty (`pipe validate --diff` says which). If the messages can \
+                     come in a topic of another name, write that one under \"topics\" instead: views go on too. Either is \
+                     read from `start`, and what the lake has of it already comes twice. To begin again from nothing, give \
+                     the sinks a new uri and the pipeline a new data_dir (and checkpoint location, if it has one).";
+
 /// `name` is the partition's, for errors.
 pub fn begin(name: &str, wanted: Option<u64>, topic_is_known: bool, start: StartAt, has: Available) -> Result<u64> {
     let Some(wanted) = wanted else {
@@ -31,15 +38,16 @@ pub fn begin(name: &str, wanted: Option<u64>, topic_is_known: bool, start: Start
     if wanted < has.first {
         return Err(Error::refused(
             format!("partition \"{name}\": the messages [{wanted}, {}) were purged before they were read", has.first),
-            "They are lost to this pipeline. Restore them (a backup, another cluster), or start a new chain from positions \
-             that exist. A longer retention gives the pipeline more time to be down.",
+            "They are lost to this pipeline. `pipe serve --skip-purged` goes on behind them. A longer retention gives the \
+             pipeline more time to be down.",
         ));
     }
     if wanted > has.end {
         return Err(Error::refused(
             format!("partition \"{name}\" ends at {}, and was read up to {wanted}", has.end),
-            "Was the topic deleted and made again, or the cluster replaced? Then the positions mean other messages: give the \
-             new topic a new name or a new source, or start a new chain.",
+            format!(
+                "Was the topic deleted and made again, or the cluster replaced? Then the positions mean other messages. {GO_ON}"
+            ),
         ));
     }
     Ok(wanted)
@@ -64,7 +72,7 @@ pub fn check_origin(name: &str, recorded: &Origin, found: &Origin) -> Result<()>
             format!(
                 "partition \"{name}\" was read from cluster \"{recorded}\", and these brokers are of cluster \"{found}\""
             ),
-            "Point the source at the old cluster, or start a new chain with this one.",
+            format!("Point the source at the old cluster if it is still there. {GO_ON}"),
         ));
     }
     if let (Some(recorded), Some(found)) = (&recorded.topic, &found.topic)
@@ -75,8 +83,9 @@ pub fn check_origin(name: &str, recorded: &Origin, found: &Origin) -> Result<()>
             format!(
                 "topic \"{topic}\" was deleted and made again: partition \"{name}\" was read with topic id {recorded}, and it is {found} now"
             ),
-            "Its positions mean other messages now, and what the old topic had and was not read is lost. Give the source (or the \
-             topic) another name in the config and the SQL, so that the new topic is read from its `start`; or start a new chain.",
+            format!(
+                "Its positions mean other messages now, and what the old topic had and was not read is lost. {GO_ON}"
+            ),
         ));
     }
     Ok(())

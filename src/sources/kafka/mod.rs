@@ -42,6 +42,9 @@ pub struct KafkaSource {
     client: ClientConfig,
     /// How often we look for new partitions.
     look_interval: Duration,
+    /// What was purged before it was read is given up at the start.
+    skip_purged: bool,
+    once_patience: Duration,
 }
 
 impl KafkaSource {
@@ -55,7 +58,14 @@ impl KafkaSource {
         // Half a minute; the library's own refresh of five would leave a new partition unread for as long.
         let refresh = properties.get("topic.metadata.refresh.interval.ms").and_then(|ms| ms.parse().ok());
         let look_interval = Duration::from_millis(refresh.unwrap_or(30_000));
-        Ok(KafkaSource { name: section.name.as_str().into(), config, client, look_interval })
+        Ok(KafkaSource {
+            name: section.name.as_str().into(),
+            config,
+            client,
+            look_interval,
+            skip_purged: context.skip_purged,
+            once_patience: topic::TROUBLE_PATIENCE,
+        })
     }
 }
 
@@ -93,8 +103,10 @@ impl Source for KafkaSource {
                 topic,
                 consumer: Arc::new(consumer),
                 start_at: self.config.start,
+                skip_purged: self.skip_purged,
                 commits: self.config.group.is_some(),
                 look_interval: self.look_interval,
+                once_patience: self.once_patience,
                 context: context.clone(),
                 stop: stop.clone(),
                 runtime: Handle::current(),

@@ -80,6 +80,7 @@ fn source(brokers: &str, topics: &str, more: &str) -> KafkaSource {
         chain: ChainId(String::new()),
         queue_bytes: 1 << 20,
         quarantine_journal: false,
+        skip_purged: false,
     };
     KafkaSource::open(&section, &context).expect("a good section")
 }
@@ -102,6 +103,17 @@ async fn a_purged_position_is_refused_with_the_missing_range() {
     let said = broker.refusal(1, None).await;
     let (front, back) = ("partition \"t/0\": the messages [1, ", ") were purged before they were read");
     assert!(said.starts_with(front) && said.ends_with(back), "{said}");
+    let first: u64 = said[front.len()..said.len() - back.len()].parse().expect("a position");
+
+    // Told to go on: the span covers what is lost, so that the record has no hole, and a further start needs no telling.
+    let start = Starts::from([("t/0".into(), Start { position: Position(1), identity: None })]);
+    let mut source = broker.source("['t']", "");
+    source.skip_purged = true;
+    let (taken, ended) = run(source, start, true).finish().await;
+    ended.expect("readable");
+    assert_eq!(taken[0].span.from, Position(1));
+    assert_eq!(taken[0].items[0].position, Position(first));
+    assert_eq!(broker.read("['t']", starts(&taken)).await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,6 +222,15 @@ async fn a_broker_that_is_down_is_waited_for() {
     assert_eq!(running.status.reconnects.load(Ordering::Relaxed), 1);
     assert_eq!(shown(&taken), ["t/0: 0=a 1=b |2"]);
     running.stop().await.expect("a stop is no error");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_once_a_broker_that_stays_away_ends_the_run_with_the_reason() {
+    let mut source = source("127.0.0.1:1", "['t']", "");
+    source.once_patience = Duration::from_millis(100);
+    let (_, ended) = run(source, Starts::new(), true).finish().await;
+    let said = ended.expect_err("nobody is there").to_string();
+    assert!(said.starts_with("topic \"t\" cannot be read: 127.0.0.1:1"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,9 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How often an idle partition's position is moved over transaction markers at its end.
 const MARKER_INTERVAL: Duration = Duration::from_secs(1);
+/// Under `once`: nobody watches a run that is to end by itself, so a broker that stays away, or a wrong password, must end
+/// it. About as long as the object stores' clients try.
+pub const TROUBLE_PATIENCE: Duration = Duration::from_secs(60);
 /// Under `once`: a topic that was just created needs a moment to show on all brokers.
 const MISSING_TOPIC_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,9 +45,13 @@ pub struct Parts {
     pub topic: Arc<str>,
     pub consumer: Arc<BaseConsumer<Events>>,
     pub start_at: StartAt,
+    /// At the start only: what is purged while we read is refused all the same.
+    pub skip_purged: bool,
     /// Positions that were applied are committed to the group.
     pub commits: bool,
     pub look_interval: Duration,
+    /// Under `once`: how long trouble may last.
+    pub once_patience: Duration,
     pub context: SourceContext,
     pub stop: CancellationToken,
     pub runtime: Handle,
@@ -61,6 +68,8 @@ pub struct TopicReader {
     next_look: Instant,
     next_marker_check: Instant,
     started: Instant,
+    /// The first look of those that met trouble, one after the other.
+    trouble_since: Option<Instant>,
 }
 
 struct Partition {
@@ -101,6 +110,7 @@ impl TopicReader {
             next_look: now,
             next_marker_check: now,
             started: now,
+            trouble_since: None,
         }
     }
 
@@ -130,10 +140,17 @@ impl TopicReader {
             Looked::Fine => {
                 self.parts.health.up(topic);
                 self.parts.consumer.context().forget_failure();
+                self.trouble_since = None;
                 self.next_look = Instant::now() + self.parts.look_interval;
                 return Ok(());
             }
-            Looked::Trouble(why) => why,
+            Looked::Trouble(why) => {
+                let since = *self.trouble_since.get_or_insert_with(Instant::now);
+                if self.parts.context.once && since.elapsed() > self.parts.once_patience {
+                    return Err(Error::Failed(format!("topic \"{topic}\" cannot be read: {why}")));
+                }
+                why
+            }
             Looked::NoSuchTopic if self.parts.context.once && self.started.elapsed() > MISSING_TOPIC_PATIENCE => {
                 return Err(Error::refused(
                     format!("topic \"{topic}\" does not exist"),
@@ -184,6 +201,7 @@ impl TopicReader {
             }
         }
         if !begun.is_empty() {
+            begun.iter().for_each(|(_, partition)| self.tell_of_skipped(partition));
             self.partitions.extend(begun);
             self.assign()?;
         }
@@ -231,20 +249,32 @@ impl TopicReader {
             Ok(has) => has,
             Err(e) => return Ok(Err(self.parts.consumer.context().why(&e))),
         };
-        let wanted = start.map(|s| s.position.0);
+        let recorded = start.map(|s| s.position.0);
+        let wanted = if self.parts.skip_purged { recorded.map(|at| at.max(has.first)) } else { recorded };
         let position = begin::begin(&name, wanted, self.topic_is_known(), self.parts.start_at, has)?;
         tracing::info!(source = %self.parts.source, partition = %name, position, first = has.first, end = has.end, "partition begun");
         let end = self.parts.context.once.then_some(has.end);
         Ok(Ok(Partition {
             id: Arc::new(PartitionId { source: self.parts.source.clone(), name }),
             label: id.to_string().into(),
-            handed_to: position,
+            // Before the position only where messages are skipped: the next span covers them.
+            handed_to: recorded.unwrap_or(position),
             position,
             pending: Pending::default(),
             announced: wanted.is_some(),
             end,
             done: end.is_some_and(|end| position >= end),
         }))
+    }
+
+    fn tell_of_skipped(&self, begun: &Partition) {
+        let (source, from, to) = (&self.parts.source, begun.handed_to, begun.position);
+        if from < to {
+            let partition = &begun.id.name;
+            tracing::error!(%source, %partition, from, to, "skipped messages that were purged before they were read: they are lost");
+            metrics::counter!("pipe_kafka_skipped_positions_total", "component" => source.to_string())
+                .increment(to - from);
+        }
     }
 
     /// Under read_committed the end is the last stable offset.

@@ -21,6 +21,7 @@ fn source(broker: &Broker, data_dir: &Path, more: &str) -> Result<MqttSource> {
         chain: ChainId("chain-1".into()),
         queue_bytes: 1 << 20,
         quarantine_journal: false,
+        skip_purged: false,
     };
     MqttSource::open(&section, &context)
 }
