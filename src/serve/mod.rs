@@ -102,7 +102,7 @@ impl Bound {
             tasks.push(tokio::spawn(flight::serve(flight, settings.tls, queries.clone(), access, stop.clone())));
         }
         let shown = |addr: &Option<SocketAddr>| addr.map_or("off".to_string(), |addr| addr.to_string());
-        tracing::info!(http = shown(&http_addr), flight = shown(&flight_addr), tls, tokens = guarded, "serving");
+        tracing::info!(http = %shown(&http_addr), flight = %shown(&flight_addr), tls, tokens = guarded, "serving");
         Ok(Servers { http_addr, flight_addr, queries, stop, tasks })
     }
 }
