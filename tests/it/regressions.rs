@@ -29,6 +29,14 @@ impl Pipeline {
         Pipeline(dir)
     }
 
+    /// Other settings of the sink, for the next start.
+    fn set(&self, settings: &str) {
+        let path = self.0.path().join("p.toml");
+        let mut config = fs::read_to_string(&path).expect("written by new");
+        config.push_str(settings);
+        fs::write(path, config).expect("writable");
+    }
+
     fn put(&self, name: &str, lines: impl IntoIterator<Item = impl AsRef<str>>) {
         let text: String = lines.into_iter().map(|line| format!("{}\n", line.as_ref())).collect();
         fs::write(self.0.path().join("in").join(name), text).expect("writable");
@@ -43,6 +51,19 @@ impl Pipeline {
     fn once(&self) {
         let output = self.command().arg("--once").output().expect("the binary was built with the test");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn serving(&self) -> Serving {
+        let process = self.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Serving(process.expect("the binary was built with the test"))
+    }
+
+    async fn wait_for(&self, table: &str, columns: &[&str], done: impl Fn(&[String]) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !done(&self.rows(table, columns).await) {
+            assert!(Instant::now() < until, "what was waited for has not landed in {table}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Column by column: the values of a row as text, sorted. What is not there has no rows.
@@ -155,11 +176,35 @@ async fn an_idle_topic_still_flushes() {
     let pipeline = Pipeline::new(DIVIDE);
     // One message, and then nothing: not in this source, and never in the other.
     pipeline.put("t.jsonl", [r#"{"id":1,"d":1}"#]);
-    let process = pipeline.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let _serving = Serving(process.expect("the binary was built with the test"));
-    let until = Instant::now() + PATIENCE;
-    while pipeline.rows("t", &["id", "q"]).await != ["1 100"] {
-        assert!(Instant::now() < until, "the row has not landed");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let _serving = pipeline.serving();
+    pipeline.wait_for("t", &["id", "q"], |rows| rows == ["1 100"]).await;
+}
+
+/// We have no reload: settings change with a restart, here with a SIGKILL in the middle of the work and no wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_settings_of_a_sink_lose_nothing_and_stall_nothing() {
+    let pipeline = Pipeline::new(DIVIDE);
+    pipeline.put("idle.jsonl", [r#"{"id":1}"#]);
+    let settings = [
+        "",
+        "float_encoding = 'plain'\n[sink.lake.table.t]\ncompact_files_min = 2\n",
+        "compact_target = '1MiB'\nvacuum_interval = '1h'\n",
+    ];
+    let id = |round: usize, n: usize| round * 10_000 + n;
+    for (round, more) in settings.into_iter().enumerate() {
+        pipeline.set(more);
+        pipeline.put(&format!("t{round}.jsonl"), (0..10_000).map(|n| format!(r#"{{"id":{},"d":1}}"#, id(round, n))));
+        // Killed as soon as a row of this round is there, wherever the others are.
+        let serving = pipeline.serving();
+        let begun = |rows: &[String]| rows.iter().any(|row| row.parse::<usize>().is_ok_and(|n| n >= id(round, 0)));
+        pipeline.wait_for("t", &["id"], begun).await;
+        drop(serving);
     }
+    pipeline.set("[sink.lake.table.idle]\ncompact = false\n");
+    pipeline.once();
+    let mut expected: Vec<String> = (0..30_000).map(|n| n.to_string()).collect();
+    expected.sort();
+    assert_eq!(pipeline.rows("t", &["id"]).await, expected);
+    assert_eq!(pipeline.rows("idle", &["id"]).await, ["1"]);
+    assert_eq!(pipeline.rows("dead_letter", &["position"]).await, Vec::<String>::new());
 }
