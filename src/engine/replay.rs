@@ -6,13 +6,15 @@
 use crate::codec::json::JsonOptions;
 use crate::engine::headers;
 use crate::engine::ingest::Ingest;
+#[cfg(test)]
+use crate::engine::simulation::planted::{Bug, planted};
 use crate::env::budget::Budget;
 use crate::env::clock::Clock;
 use crate::query::dead_letters::{DeadLetters, LeftBehind, Replayable, Why, Wish};
 use crate::query::error::QueryError;
 use crate::sources::{Handover, Source, SourceContext};
 use crate::sql::exec::Stateless;
-use crate::sql::plan::Plan;
+use crate::sql::plan::{InsertFrom, Plan};
 use crate::types::error::{Error, Result};
 use crate::types::message::{Message, Messages, REPLAY_PARTITION, REPLAY_SOURCE, Replayed};
 use crate::types::position::{PartitionId, Position, Span};
@@ -26,12 +28,13 @@ use bytes::Bytes;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 /// What one handover holds at most, as of other sources.
-const HANDOVER_MESSAGES_MAX: usize = 1_024;
+pub const HANDOVER_MESSAGES_MAX: usize = 1_024;
 const HANDOVER_BYTES_MAX: usize = 1024 * 1024;
 
 /// What is to be replayed, and where one learns what was not.
@@ -48,26 +51,49 @@ pub struct Replay {
 
 /// The source of one replay.
 pub struct DeadLetterSource {
-    pub table: Arc<dyn TableProvider>,
-    pub replay: Replay,
+    /// What is handed over, in order.
+    pub letters: BoxFuture<'static, Result<SendableRecordBatchStream>>,
+    /// What one handover holds at most.
+    pub handover_messages: usize,
+}
+
+/// What a replay runs of a plan: key-value stores stay as they are. The next ordinary start writes them anew, before anyone
+/// can read them.
+pub fn plan(of: &Plan) -> Plan {
+    let mut plan = of.clone();
+    plan.inserts.retain(|insert| matches!(insert.from, InsertFrom::Node(_)));
+    plan
+}
+
+/// What is to be replayed of a table as it stands, the oldest first; the rest is told of.
+pub async fn letters(table: Arc<dyn TableProvider>, replay: Replay) -> Result<SendableRecordBatchStream> {
+    let mut letters = DeadLetters::new(table, &replay.wish, replay.memory_bytes).await.map_err(unread)?;
+    let left = letters.narrow(&replay.of).await.map_err(unread)?;
+    left.iter().for_each(warn);
+    *replay.left.lock().expect("no holder panics") = left;
+    letters.in_order(replay.limit).await.map_err(unread)
+}
+
+fn unread(error: QueryError) -> Error {
+    Error::Failed(format!("the dead letters cannot be read: {error}"))
 }
 
 #[async_trait]
 impl Source for DeadLetterSource {
     async fn run(self: Box<Self>, context: SourceContext) -> Result<()> {
-        let DeadLetterSource { table, replay } = *self;
-        let failed = |e: QueryError| Error::Failed(format!("the dead letters cannot be read: {e}"));
-        let mut letters = DeadLetters::new(table, &replay.wish, replay.memory_bytes).await.map_err(failed)?;
-        let left = letters.narrow(&replay.of).await.map_err(failed)?;
-        left.iter().for_each(warn);
-        *replay.left.lock().expect("no holder panics") = left;
-        let mut rows = letters.in_order(replay.limit).await.map_err(failed)?;
+        let DeadLetterSource { letters, handover_messages } = *self;
+        let mut rows = letters.await?;
         context.status.up();
         let mut hands = Hands {
             partition: Arc::new(PartitionId::new(REPLAY_SOURCE, REPLAY_PARTITION)),
             next: context.start.get(REPLAY_PARTITION).map_or(Position(0), |start| start.position),
+            handover_messages,
             context,
         };
+        #[cfg(test)]
+        if planted(Bug::ReplayBeginsAnew) {
+            hands.next = Position(0);
+        }
         loop {
             let rows = tokio::select! {
                 biased;
@@ -79,7 +105,7 @@ impl Source for DeadLetterSource {
                 tracing::info!(messages, "dead letters handed over");
                 return Ok(());
             };
-            if !hands.over(messages(&rows.map_err(|e| failed(e.into()))?)?).await {
+            if !hands.over(messages(&rows.map_err(|e| unread(e.into()))?)?).await {
                 return Ok(());
             }
         }
@@ -141,6 +167,7 @@ struct Hands {
     context: SourceContext,
     partition: Arc<PartitionId>,
     next: Position,
+    handover_messages: usize,
 }
 
 impl Hands {
@@ -148,7 +175,7 @@ impl Hands {
     async fn over(&mut self, messages: Vec<Message>) -> bool {
         let (mut items, mut bytes) = (Vec::new(), 0);
         for mut message in messages {
-            if items.len() == HANDOVER_MESSAGES_MAX
+            if items.len() == self.handover_messages
                 || (!items.is_empty() && bytes + message.bytes() > HANDOVER_BYTES_MAX)
             {
                 if !self.send(std::mem::take(&mut items)).await {
@@ -180,6 +207,8 @@ impl Hands {
         };
         if sent {
             self.next = span.to;
+            // Rows are turned into messages without waiting for anything: between two handovers others have their turn.
+            tokio::task::yield_now().await;
             self.context.status.messages_in.fetch_add(count, Ordering::Relaxed);
         }
         sent

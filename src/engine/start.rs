@@ -14,7 +14,7 @@ use crate::engine::dead_letter;
 use crate::engine::fenced::{FencedSource, LeftBehind};
 use crate::engine::lake::DeltaLake;
 use crate::engine::recover;
-use crate::engine::replay::{DeadLetterSource, Replay};
+use crate::engine::replay::{self, DeadLetterSource, HANDOVER_MESSAGES_MAX, Replay};
 use crate::engine::retry::for_a_minute;
 use crate::engine::running::{Live, LiveSource, Running};
 use crate::engine::upkeep;
@@ -59,10 +59,7 @@ pub async fn start(assembled: Assembled, options: StartOptions) -> Result<Runnin
 
 /// Starts a pipeline that reads nothing but its own dead letters, and ends when it has.
 pub async fn replay(mut assembled: Assembled, replay: Replay) -> Result<Running> {
-    // Key-value stores stay as they are: the next ordinary start writes them anew, before anyone can read them.
-    let mut plan = Plan::clone(&assembled.plan);
-    plan.inserts.retain(|insert| matches!(insert.from, InsertFrom::Node(_)));
-    assembled.plan = Arc::new(plan);
+    assembled.plan = Arc::new(replay::plan(&assembled.plan));
     run(assembled, StartOptions { once: true, ..StartOptions::default() }, Some(replay)).await
 }
 
@@ -163,7 +160,9 @@ async fn run(assembled: Assembled, options: StartOptions, replay: Option<Replay>
         Some(replay) => {
             let letters = live.tables.iter().find(|t| t.key == dead_letters);
             let letters = letters.ok_or_else(|| Error::Failed(format!("the table {dead_letters} is not open")))?;
-            vec![Box::new(DeadLetterSource { table: letters.table.snapshot().provider, replay })]
+            let table = letters.table.snapshot().provider;
+            let letters = Box::pin(replay::letters(table, replay));
+            vec![Box::new(DeadLetterSource { letters, handover_messages: HANDOVER_MESSAGES_MAX })]
         }
         None => open_all(&sources, &context(parts.claim.chain.clone()))?,
     };

@@ -333,6 +333,8 @@ impl Worker {
         if handovers.iter().any(|h| *h.messages.partition.source == *REPLAY_SOURCE) {
             fates.extend((0..).zip(&ingested.outcomes).filter_map(|(index, outcome)| match outcome {
                 Outcome::Rejected => None,
+                #[cfg(test)]
+                _ if planted(Bug::ReplayNotMarked) => None,
                 _ if message_at(handovers, index).replayed.is_none() => None,
                 Outcome::Decoded => Some((index, Fate::Replayed)),
                 Outcome::Dropped => Some((index, Fate::Dropped)),

@@ -174,8 +174,9 @@ impl Journaled {
         // The writer has a thread of its own. Waiting for it here makes append and sync one step, the same in every run.
         let (synced, told) = std::sync::mpsc::channel();
         for Published { number, sent } in &group {
+            let sent = Sent { received_at_us: self.world.time.now_us(), ..sent.clone() };
             let entry = Entry {
-                received_at_us: self.world.time.now_us(),
+                received_at_us: sent.received_at_us,
                 topic: "t".into(),
                 flags: 1,
                 headers: None,
@@ -184,7 +185,7 @@ impl Journaled {
             let (synced, number) = (synced.clone(), *number);
             let on_durable = Box::new(move || synced.send(number).expect("the source waits"));
             let position = journal.appender().try_append(entry, Some(on_durable)).expect("the queue has room");
-            self.world.expected.lock().expect("no holder panics").add(partition, PARTITION, position.0, sent.clone());
+            self.world.expected.lock().expect("no holder panics").add(partition, PARTITION, position.0, sent);
             self.world.say(format_args!("journal {position} = message {number}"));
         }
         drop(synced);

@@ -7,12 +7,13 @@ use crate::engine::published::Published;
 use crate::engine::simulation::expect::{BEGINS_EMPTY, Latest, OUTPUTS, Output, Sums};
 use crate::engine::simulation::lake::{path_of, row_keys};
 use crate::engine::simulation::store::FaultyStore;
-use crate::engine::simulation::world::{SECRET, World};
+use crate::engine::simulation::world::{Author, SECRET, World};
 use crate::env::budget::Budget;
 use crate::sources::Applied;
 use crate::sql::plan::{MaterializedView, Plan};
 use crate::state::view::FrozenView;
 use crate::types::epoch::Epoch;
+use crate::types::message::{REPLAY_PARTITION, REPLAY_SOURCE};
 use crate::types::position::{PartitionId, Position};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -43,9 +44,15 @@ pub fn record(world: &World, store: &FaultyStore, record: &Record) {
     }
     let oldest = world.records.lock().expect("no holder panics").keys().next().copied().unwrap_or(epoch);
     assert!(record.floor <= oldest, "I14: record {epoch} says that {} is gone, {oldest} is there", record.floor);
-    ledger(world, before.as_ref(), record);
+    let author = world.authors.lock().expect("no holder panics")[&record.owner];
+    moves(author, record);
+    ledger(world, before.as_ref(), record, author.is_mended);
     references(world, store, record);
     views(world, before.as_ref(), record);
+    let mut expected = world.expected.lock().expect("no holder panics");
+    for p in &record.partitions {
+        expected.settle(&p.partition, p.span, author.is_mended);
+    }
 }
 
 /// I12: what leaves the process, one way or another.
@@ -110,9 +117,18 @@ fn follows(world: &World, before: &Record, record: &Record) {
     );
 }
 
+/// A replay moves no source, and what reads sources replays nothing.
+fn moves(author: Author, record: &Record) {
+    for p in record.partitions.iter().filter(|p| p.span.from < p.span.to) {
+        let is_replay = &*p.partition.source == REPLAY_SOURCE;
+        assert_eq!(is_replay, author.replays, "{} moves {} in record {}", record.owner, p.partition, record.epoch);
+    }
+}
+
 /// I2 and I3: spans follow each other, and the counts are the truth.
-fn ledger(world: &World, before: Option<&Record>, record: &Record) {
+fn ledger(world: &World, before: Option<&Record>, record: &Record, is_mended: bool) {
     let expected = world.expected.lock().expect("no holder panics");
+    let expected = expected.under(is_mended);
     for p in &record.partitions {
         let known = before.and_then(|b| b.partition(&p.partition));
         if let Some(known) = known {
@@ -191,9 +207,10 @@ pub fn positions(shown: &[Arc<Published>]) -> BTreeMap<PartitionId, Position> {
 }
 
 /// I10, and I4 for rows: what a reader sees, lake and memory, is each row below the positions shown, once.
-pub fn visible(world: &World, shown: &[Arc<Published>], app_id: &dyn Fn(&str) -> String) {
+pub fn visible(world: &World, is_mended: bool, shown: &[Arc<Published>], app_id: &dyn Fn(&str) -> String) {
     let positions = positions(shown);
-    let expected = world.expected.lock().expect("no holder panics");
+    let all = world.expected.lock().expect("no holder panics");
+    let expected = all.under(is_mended);
     let logs = world.logs.lock().expect("no holder panics");
     for (partition, progress) in shown.iter().flat_map(|s| s.partitions.iter()) {
         let truth = expected.counts(partition, progress.position);
@@ -208,7 +225,7 @@ pub fn visible(world: &World, shown: &[Arc<Published>], app_id: &dyn Fn(&str) ->
                 assert!(!log.rows.contains(&key), "I10: {key:?} of {name} in lake and memory");
                 assert!(expected.has(output, &key), "{name} shows a row that no message makes: {key:?}");
                 assert!(in_memory.insert(key.clone()), "I10: {key:?} of {name} twice in memory");
-                let partition = expected.partition(&key.0, &key.1).expect("a known partition");
+                let partition = all.partition(&key.0, &key.1).expect("a known partition");
                 assert!(positions.get(partition).is_some_and(|to| key.2 < to.0 as i64), "I10: {key:?} is ahead");
             }
         }
@@ -219,11 +236,11 @@ pub fn visible(world: &World, shown: &[Arc<Published>], app_id: &dyn Fn(&str) ->
 }
 
 /// I4: hot state is the fold of everything below the positions shown. `incarnation`: whose it is.
-pub fn state(world: &World, plan: &Plan, shown: &[Arc<Published>], incarnation: u64) {
+pub fn state(world: &World, is_mended: bool, plan: &Plan, shown: &[Arc<Published>], incarnation: u64) {
     let begun = world.begun.lock().expect("no holder panics");
     let begun = begun.get(&incarnation).and_then(|views| views.get(BEGINS_EMPTY)).cloned();
     let expected = world.expected.lock().expect("no holder panics");
-    let (sums, latest) = expected.state(&positions(shown), begun.as_ref());
+    let (sums, latest) = expected.under(is_mended).state(&positions(shown), begun.as_ref());
     for (index, view) in plan.views.iter().enumerate() {
         match &*view.name {
             BEGINS_EMPTY => assert_eq!(read_latest(view, index, shown), latest, "I4: {}", view.name),
@@ -261,6 +278,16 @@ fn rows(
     }
 }
 
+/// A replay that came to its end has handed over everything up to `to`, and a record has it.
+pub fn replayed(world: &World, to: Position) {
+    let records = world.records.lock().expect("no holder panics");
+    let head = records.values().next_back().expect("its own claim at least");
+    let partition = PartitionId::new(REPLAY_SOURCE, REPLAY_PARTITION);
+    let at = head.partition(&partition).map_or(Position(0), |p| p.span.to);
+    // Another replay may have begun since.
+    assert!(at >= to, "a replay ends at {at}, and dead letters go to {to}");
+}
+
 /// The end: the broker has nothing left, every table has every row once, and the newest record says so.
 pub fn complete(world: &World) {
     world.broker.lock().expect("no holder panics").check_complete();
@@ -268,20 +295,32 @@ pub fn complete(world: &World) {
     let head = records.values().next_back().expect("a claim at least").clone();
     drop(records);
     assert_eq!(world.applied(), head.epoch, "the newest epoch is applied");
-    let expected = world.expected.lock().expect("no holder panics");
+    let all = world.expected.lock().expect("no holder panics");
+    // Everything is in a record.
+    let expected = all.under(false);
     let logs = world.logs.lock().expect("no holder panics");
+    // Dead letters that were to come again, had their replay not been cut short, count for nothing.
+    let ends = |p: &PartitionId| match &*p.source == REPLAY_SOURCE {
+        true => head.partition(p).map_or(Position(0), |known| known.span.to),
+        false => Position(u64::MAX),
+    };
     for (name, output) in OUTPUTS {
-        let truth: u64 = expected.partitions().map(|p| expected.rows(output, p, Position(u64::MAX))).sum();
+        let truth: u64 = all.partitions().map(|p| expected.rows(output, p, ends(p))).sum();
         let rows = &logs.tables[name].rows;
         // Each of them was checked when it was committed: expected, and not there before.
         assert_eq!(rows.len() as u64, truth, "{name} is complete");
         if output == Output::DeadLetter {
-            let rejected: u64 = head.partitions.iter().map(|p| p.counts.rejected).sum();
-            assert_eq!(truth, rejected, "I11: dead letters as counted");
+            let is_replay = |p: &PartitionId| &*p.source == REPLAY_SOURCE;
+            let letters = head.partitions.iter().map(|p| match is_replay(&p.partition) {
+                true => p.counts.received,
+                false => p.counts.rejected,
+            });
+            assert_eq!(truth, letters.sum::<u64>(), "I11: dead letters as counted");
         }
     }
-    for partition in expected.partitions() {
-        let truth = expected.counts(partition, Position(u64::MAX));
-        assert_eq!(head.partition(partition).map(|p| p.counts), Some(truth), "I3: {partition} at the end");
+    for partition in all.partitions() {
+        let truth = expected.counts(partition, ends(partition));
+        let counts = head.partition(partition).map(|p| p.counts).unwrap_or_default();
+        assert_eq!(counts, truth, "I3: {partition} at the end");
     }
 }

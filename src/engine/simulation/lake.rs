@@ -11,8 +11,9 @@ use crate::sinks::delta::census::Census;
 use crate::sinks::delta::table::{Landing, Prepared, TableSpec};
 use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
+use crate::types::reject::REPLAYED;
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int32Type, Int64Type};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -44,6 +45,11 @@ pub struct Log {
 }
 
 impl Logs {
+    /// The rows of a table as they are committed.
+    pub fn batches(&self, table: &str) -> impl Iterator<Item = &RecordBatch> {
+        self.tables[table].paths.iter().flat_map(|path| &self.batches[path])
+    }
+
     pub fn transaction(&self, table: &str, app_id: &str) -> u64 {
         let log = self.tables.get(table);
         log.and_then(|log| log.transactions.get(app_id)).map_or(0, |version| *version as u64)
@@ -156,9 +162,8 @@ impl LakeTable for ModelTable {
     async fn rows(&self, version: u64, columns: &[Arc<str>]) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let batches: Vec<RecordBatch> = {
             let logs = self.world.logs.lock().expect("no holder panics");
-            let log = &logs.tables[&self.key];
-            assert!(version <= log.version, "{}: version {version} is yet to come", self.key);
-            log.paths.iter().flat_map(|path| logs.batches[path].clone()).collect()
+            assert!(version <= logs.tables[&self.key].version, "{}: version {version} is yet to come", self.key);
+            logs.batches(&self.key).cloned().collect()
         };
         let (world, key, columns) = (self.world.clone(), self.key.clone(), columns.to_vec());
         let read = move |batch: RecordBatch| {
@@ -191,6 +196,8 @@ fn commit(world: &World, table: &str, version: u64, epoch: Epoch, landing: &Land
     let before = log.transactions.insert(landing.app_id.clone(), epoch.0 as i64).unwrap_or(0);
     assert!(before < epoch.0 as i64, "I7: {table} gets epoch {epoch} after epoch {before}");
     let expected = world.expected.lock().expect("no holder panics");
+    // The record stands, so what its messages became does too.
+    let expected = expected.under(false);
     let output = OUTPUTS.iter().find(|(name, _)| *name == table).expect("a table of the plan").1;
     for add in &landing.adds {
         let rows = files.get(path_of(add)).unwrap_or_else(|| panic!("I5: {table} gets {add}, which is not there"));
@@ -281,11 +288,24 @@ pub fn row_keys(table: &str, rows: &RecordBatch) -> Vec<RowKey> {
     let number =
         |name: &str| rows.column_by_name(name).expect("a column of the plan").as_primitive::<Int64Type>().clone();
     let (source, label, position) = (text(source), text(label), number(position));
-    let id = (output != Output::DeadLetter).then(|| number("id"));
-    (0..rows.num_rows())
-        .map(|row| {
-            let id = id.as_ref().map_or(0, |id| if id.is_null(row) { -1 } else { id.value(row) });
-            (source.value(row).to_string(), label.value(row).to_string(), position.value(row), id)
-        })
-        .collect()
+    let ids = match output {
+        Output::DeadLetter => attempts(rows),
+        Output::Points | Output::High => number("id").iter().map(|id| id.unwrap_or(-1)).collect(),
+    };
+    let key = |(row, id)| (source.value(row).to_string(), label.value(row).to_string(), position.value(row), id);
+    ids.into_iter().enumerate().map(key).collect()
+}
+
+/// Of dead letters: negative where the message was replayed.
+fn attempts(rows: &RecordBatch) -> Vec<i64> {
+    let column = |name: &str| rows.column_by_name(name).expect("a column of the dead letters");
+    let (attempts, reasons) = (column("attempt").as_primitive::<Int32Type>(), column("reason").as_string::<i32>());
+    let payloads = column("payload");
+    let attempt = |row| {
+        let is_replayed = reasons.value(row).starts_with(REPLAYED);
+        assert_eq!(payloads.is_null(row), is_replayed, "only what is dead keeps its bytes: {}", reasons.value(row));
+        let attempt = i64::from(attempts.value(row));
+        if is_replayed { -attempt } else { attempt }
+    };
+    (0..rows.num_rows()).map(attempt).collect()
 }

@@ -1,31 +1,36 @@
 //! One process from start to end: the parts that `build` made, each turned by hand. Dropping it is a crash.
 
-use crate::codec::json::JsonOptions;
+use crate::checkpoint::record::Record;
 use crate::engine::build::{Ground, Parts, build};
 use crate::engine::chain::Chain;
 use crate::engine::checkpointer::{Authorship, CheckpointStatus};
 use crate::engine::dead_letter;
 use crate::engine::pressure::Pressure;
 use crate::engine::published::{Board, Published};
+use crate::engine::replay::{self, DeadLetterSource, Replay};
 use crate::engine::simulation::broker::Journaled;
 use crate::engine::simulation::check;
 use crate::engine::simulation::kv::ModelKv;
 use crate::engine::simulation::lake::ModelLake;
+use crate::engine::simulation::letters;
 use crate::engine::simulation::store::FaultyStore;
 use crate::engine::simulation::topics::Topics;
 use crate::engine::simulation::turns::Task;
-use crate::engine::simulation::world::{LAKE, World};
+use crate::engine::simulation::world::{Author, LAKE, World};
 use crate::engine::upsert::{Touched, Upserter};
 use crate::engine::worker::{Wake, Worker};
 use crate::env::budget::Budget;
 use crate::env::offload::Offload;
 use crate::journal;
+use crate::query::dead_letters::{Replayable, Wish};
 use crate::sinks::delta::table::TableSpec;
 use crate::sinks::kv::KvSink;
 use crate::sources::{Applied, Source, SourceContext};
 use crate::sql::plan::{InsertFrom, Plan};
 use crate::types::epoch::Epoch;
 use crate::types::error::{Error, Result};
+use crate::types::message::{REPLAY_PARTITION, REPLAY_SOURCE};
+use crate::types::position::{PartitionId, Position};
 use futures::FutureExt;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,6 +52,19 @@ pub struct Traits {
     pub in_flight_bytes: u64,
     pub state_bytes: u64,
     pub retain: usize,
+    pub reads: Reads,
+    /// Its SQL takes what is brittle.
+    pub is_mended: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reads {
+    Sources,
+    /// `pipe dlq replay`, perhaps with a limit.
+    DeadLetters {
+        limit: Option<usize>,
+        handover_messages: usize,
+    },
 }
 
 /// What a process stands on.
@@ -72,6 +90,10 @@ pub struct Life {
     built: Arc<Mutex<Option<Parts>>>,
     /// State that may fill up: then it waits for ever.
     pub is_narrow: bool,
+    pub reads: Reads,
+    is_mended: bool,
+    /// Where a replay must come to.
+    due: Option<Position>,
     tasks: Vec<Task>,
     workers: Vec<Worker>,
     shares: Option<(Arc<Pressure>, Budget)>,
@@ -100,13 +122,21 @@ impl Life {
         let world = &place.world;
         world.say(format_args!("{} begins: {traits:?}, {:?}", traits.name, LAKE.1));
         let kv = place.kv.iter().map(|kv| ("kv".to_string(), Arc::new(KvSink::over("kv", kv.clone()))));
-        let mut sources = vec!["a".to_string()];
-        sources.extend(place.journal.iter().map(|_| "j".to_string()));
+        let replays = traits.reads != Reads::Sources;
+        let author = Author { is_mended: traits.is_mended, replays };
+        world.authors.lock().expect("no holder panics").insert(traits.name.clone(), author);
+        let (plan, sources) = match replays {
+            true => (Arc::new(replay::plan(&place.plan)), vec![REPLAY_SOURCE.to_string()]),
+            false => {
+                let journaled = place.journal.iter().map(|_| "j".to_string());
+                (place.plan.clone(), ["a".to_string()].into_iter().chain(journaled).collect())
+            }
+        };
         let bound = place.journal.iter().filter_map(|dir| journal::bound_chain(dir).expect("a readable journal"));
         let ground = Ground {
             pipeline: "simulated".into(),
-            plan: place.plan.clone(),
-            decoding: sources.iter().map(|name| (name.clone(), JsonOptions::default())).collect(),
+            plan,
+            decoding: BTreeMap::new(),
             sources,
             chain: Chain { location: place.store.location() },
             lake: Arc::new(ModelLake(world.clone())),
@@ -117,7 +147,7 @@ impl Life {
             author: Authorship { owner: traits.name.clone(), slots: traits.slots, uuids: world.uuids.clone() },
             in_flight_bytes: traits.in_flight_bytes,
             state_bytes: traits.state_bytes,
-            ends_when_full: false,
+            ends_when_full: replays,
             interval: Duration::from_millis(traits.interval_ms),
             retain: traits.retain,
             clock: world.clock(),
@@ -133,6 +163,9 @@ impl Life {
         };
         Life {
             is_narrow: traits.state_bytes < STATE_BYTES_AMPLE,
+            reads: traits.reads,
+            is_mended: traits.is_mended,
+            due: None,
             name: traits.name,
             incarnation: 0,
             stale_lists: world.stale_lists.load(Ordering::Relaxed),
@@ -229,6 +262,9 @@ impl Life {
         if name == "start" {
             self.assemble().map_err(Err)?;
         } else if name == "checkpointer" {
+            if let Some(to) = self.due.filter(|_| !self.stop.is_cancelled()) {
+                check::replayed(&self.place.world, to);
+            }
             return Err(Ok(()));
         } else if name.starts_with("source")
             && self.tasks.iter().filter(|t| t.name.starts_with("source")).all(Task::has_ended)
@@ -257,14 +293,21 @@ impl Life {
         for begin in parts.sources {
             self.told.push(begin.applied.clone());
             let (world, name) = (world.clone(), begin.name.as_str().into());
-            let source: Box<dyn Source> = match self.place.journal.clone().filter(|_| begin.name == "j") {
-                Some(dir) => Box::new(Journaled { world, name, dir, chain: parts.claim.chain.clone() }),
-                None => Box::new(Topics { world, name }),
+            let source: Box<dyn Source> = match (self.reads, self.place.journal.clone().filter(|_| begin.name == "j")) {
+                (Reads::DeadLetters { limit, handover_messages }, _) => {
+                    self.due = due(&world, &parts.claim, limit);
+                    let chain = parts.claim.chain.to_string();
+                    Box::new(dead_letters_source(&world, chain, limit, handover_messages))
+                }
+                (Reads::Sources, Some(dir)) => {
+                    Box::new(Journaled { world, name, dir, chain: parts.claim.chain.clone() })
+                }
+                (Reads::Sources, None) => Box::new(Topics { world, name }),
             };
             let context = SourceContext {
                 intake: parts.intake.clone(),
                 start: begin.start,
-                once: false,
+                once: self.reads != Reads::Sources,
                 applied: begin.applied,
                 stop: self.stop.child_token(),
                 status: begin.status,
@@ -283,7 +326,7 @@ impl Life {
     }
 
     pub fn check_state(&self) {
-        check::state(&self.place.world, &self.place.plan, &self.shown(), self.incarnation);
+        check::state(&self.place.world, self.is_mended, &self.place.plan, &self.shown(), self.incarnation);
     }
 
     /// What must hold whenever something has moved.
@@ -308,7 +351,7 @@ impl Life {
             if let Some(status) = &self.status {
                 check::is_told("a status", format!("{:?}", status.lock().expect("no holder panics")).as_bytes());
             }
-            check::visible(world, &self.shown(), &|table| self.app_ids[table].clone());
+            check::visible(world, self.is_mended, &self.shown(), &|table| self.app_ids[table].clone());
         }
     }
 
@@ -317,6 +360,10 @@ impl Life {
         match error {
             Error::Unavailable(_) | Error::Fenced(_) => true,
             Error::Refused { what, .. } if what.contains("its state does not fit") => self.is_narrow,
+            // A replay ends where others wait.
+            Error::Refused { what, .. } if what.contains("hot state holds") => {
+                self.is_narrow && self.reads != Reads::Sources
+            }
             // What a start sees of a listing that is not whole.
             Error::Refused { .. } => {
                 self.place.world.stale_lists.load(Ordering::Relaxed) > self.stale_lists
@@ -331,6 +378,41 @@ impl Life {
 
 fn shown(ended: &Result<()>) -> String {
     ended.as_ref().err().map_or_else(|| "well".into(), ToString::to_string)
+}
+
+/// Where a replay that begins behind this claim must end; None: it has been fenced already, and decides nothing.
+fn due(world: &World, claim: &Record, limit: Option<usize>) -> Option<Position> {
+    let newest = world.records.lock().expect("no holder panics").values().next_back().map(|r| r.incarnation);
+    if newest != Some(claim.incarnation) {
+        return None;
+    }
+    let from = claim.partition(&PartitionId::new(REPLAY_SOURCE, REPLAY_PARTITION)).map_or(Position(0), |p| p.span.to);
+    let to = world.expected.lock().expect("no holder panics").begin_replay(from, limit);
+    world.say(format_args!("dead letters are replayed as {from} to {to}"));
+    Some(to)
+}
+
+/// `pipe dlq replay` over all that is dead now.
+fn dead_letters_source(
+    world: &Arc<World>,
+    chain: String,
+    limit: Option<usize>,
+    handover_messages: usize,
+) -> DeadLetterSource {
+    let sources = ["a", "j"].map(str::to_string).into();
+    let replay = Replay {
+        wish: Wish::default(),
+        limit,
+        of: Replayable { chain, sources, older: false },
+        memory_bytes: 64 << 20,
+        left: Arc::default(),
+    };
+    // To plan the SQL takes about as long as everything else in a run.
+    let letters = match world.dice.permille(60) {
+        true => replay::letters(letters::table(world), replay).boxed(),
+        false => std::future::ready(Ok(letters::in_order(world, limit))).boxed(),
+    };
+    DeadLetterSource { letters, handover_messages }
 }
 
 /// Every append table of the plan, and the dead letters.

@@ -11,6 +11,7 @@ mod dice; // the one source of chance
 mod expect; // what every message should become
 mod kv; // a key-value store that loses its tail in a power cut
 mod lake; // a log of commits per table
+mod letters; // the dead letters, for a replay to read
 mod life; // one process, turned by hand
 pub mod planted; // bugs put in on purpose, to show that they are found
 pub mod run; // one seed, from nothing to the last check

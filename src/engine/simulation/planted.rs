@@ -32,9 +32,15 @@ pub enum Bug {
     BudgetIgnored,
     /// A record tells a secret.
     SecretTold,
+    /// A replayed message leaves no row that says so.
+    ReplayNotMarked,
+    /// A replay counts its messages from the first position again.
+    ReplayBeginsAnew,
+    /// A replayed message goes under the replay's name, not under its own.
+    ReplayRenames,
 }
 
-pub const ALL: [Bug; 14] = [
+pub const ALL: [Bug; 17] = [
     Bug::RecoverySkipsApply,
     Bug::ClaimSkipped,
     Bug::SegmentForgotten,
@@ -49,6 +55,9 @@ pub const ALL: [Bug; 14] = [
     Bug::RebuildCutShort,
     Bug::BudgetIgnored,
     Bug::SecretTold,
+    Bug::ReplayNotMarked,
+    Bug::ReplayBeginsAnew,
+    Bug::ReplayRenames,
 ];
 
 thread_local! {

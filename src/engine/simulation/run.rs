@@ -6,7 +6,7 @@ use crate::engine::simulation::check;
 use crate::engine::simulation::expect::{VARIANTS, sql};
 use crate::engine::simulation::kv::ModelKv;
 use crate::engine::simulation::lake::foreign_commit;
-use crate::engine::simulation::life::{Life, Place, STATE_BYTES_AMPLE, Traits, Turn};
+use crate::engine::simulation::life::{Life, Place, Reads, STATE_BYTES_AMPLE, Traits, Turn};
 use crate::engine::simulation::store::FaultyStore;
 use crate::engine::simulation::world::World;
 use crate::sql::compile;
@@ -46,9 +46,11 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// By variant, without and with a key-value store.
-static PLANS: LazyLock<Vec<[Arc<Plan>; 2]>> =
-    LazyLock::new(|| (0..VARIANTS).map(|variant| [false, true].map(|kv| plan(&sql(variant, kv)))).collect());
+/// By variant, without and with a key-value store, not mended and mended.
+static PLANS: LazyLock<Vec<[[Arc<Plan>; 2]; 2]>> = LazyLock::new(|| {
+    let plans = |variant, kv| [false, true].map(|is_mended| plan(&sql(variant, kv, is_mended)));
+    (0..VARIANTS).map(|variant| [false, true].map(|kv| plans(variant, kv))).collect()
+});
 
 fn plan(text: &str) -> Arc<Plan> {
     let mut catalog = Catalog::default();
@@ -78,13 +80,16 @@ struct Run {
     /// The journal's, for as long as the run.
     _files: Option<tempfile::TempDir>,
     lives: Vec<Life>,
-    /// The last one that ended: as it was asked to, and not with an error.
-    ended_well: bool,
+    /// What the last one had read, if it ended without an error.
+    ended_well: Option<Reads>,
     /// Whether two processes may run at once.
     rivals: bool,
     partitions_max: usize,
     /// Of the SQL, now.
     variant: usize,
+    is_mended: bool,
+    /// Dead letters are replayed now and then.
+    replays: bool,
     story: Story,
 }
 
@@ -96,11 +101,12 @@ impl Run {
         let rivals = dice.permille(300);
         let store = FaultyStore::new(world.clone());
         let kv = (!rivals).then(|| ModelKv::new(world.clone()));
-        let plan = PLANS[0][usize::from(!rivals)].clone();
+        let plan = PLANS[0][usize::from(!rivals)][0].clone();
         let partitions_max = 1 + dice.below(4);
         // Nor can two have one journal.
         let files = (!rivals && dice.permille(500)).then(directory);
         let journal = files.as_ref().map(|dir| dir.path().join("journal"));
+        let replays = dice.permille(250);
         let place = Place { world: world.clone(), store, plan, kv, journal };
         let story = Story { hash: 0, turns: 0, lives: 0, crashes: 0, records: 0 };
         Run {
@@ -108,10 +114,12 @@ impl Run {
             place,
             _files: files,
             lives: Vec::new(),
-            ended_well: false,
+            ended_well: None,
             rivals,
             partitions_max,
             variant: 0,
+            is_mended: false,
+            replays,
             story,
         }
     }
@@ -142,19 +150,35 @@ impl Run {
                     life.stop();
                 }
             }
-            77..82 if self.rivals && self.lives.len() == 1 => self.begin(),
-            82..130 if self.lives.is_empty() => self.begin(),
+            77..82 if self.rivals && self.lives.len() == 1 => self.begin(self.choose()),
+            82..130 if self.lives.is_empty() => self.begin(self.choose()),
             130..330 => self.world.time.advance_to(self.world.time.now_us() + dice.between(1, 4_000) as i64),
             _ => {}
         }
     }
 
-    fn begin(&mut self) {
+    /// What the next process reads. The first one has no dead letters, and the verb refuses.
+    fn choose(&self) -> Reads {
+        let dice = &self.world.dice;
+        let has_run = !self.world.records.lock().expect("no holder panics").is_empty();
+        if !self.replays || !has_run || dice.permille(600) {
+            return Reads::Sources;
+        }
+        let limit = dice.permille(300).then(|| 1 + dice.below(4));
+        Reads::DeadLetters { limit, handover_messages: 1 + dice.below(6) }
+    }
+
+    fn begin(&mut self, reads: Reads) {
         let dice = &self.world.dice;
         self.story.lives += 1;
+        self.ended_well = None;
         // Somebody changes the SQL between two processes.
         if dice.permille(250) {
             self.variant = dice.below(VARIANTS);
+        }
+        // Or mends it. To undo that would take a value back that a key-value store has shown and no record had yet.
+        if self.replays && dice.permille(250) {
+            self.is_mended = self.place.kv.is_some() || !self.is_mended;
         }
         let is_calm = self.world.calm.load(Ordering::Relaxed);
         let narrow = !is_calm && dice.permille(80);
@@ -165,9 +189,11 @@ impl Run {
             in_flight_bytes: *dice.pick(&[16 << 10, 64 << 10, 1 << 20]),
             state_bytes: if narrow { dice.between(4 << 10, 64 << 10) } else { STATE_BYTES_AMPLE },
             retain: *dice.pick(&[2, 5, 1000]),
+            reads,
+            is_mended: self.is_mended,
         };
         self.world.say(format_args!("variant {} of the SQL", self.variant));
-        let plan = PLANS[self.variant][usize::from(self.place.kv.is_some())].clone();
+        let plan = PLANS[self.variant][usize::from(self.place.kv.is_some())][usize::from(self.is_mended)].clone();
         self.lives.push(Life::begin(Place { plan, ..self.place.clone() }, traits));
     }
 
@@ -198,7 +224,7 @@ impl Run {
                 Turn::Moved => return true,
                 Turn::Ended(ended) => {
                     let life = self.lives.remove(index);
-                    self.ended_well = ended.is_ok();
+                    self.ended_well = ended.is_ok().then_some(life.reads);
                     if let Err(error) = ended {
                         assert!(life.explains(&error), "{} ended for no reason outside: {error}", life.name);
                     }
@@ -222,19 +248,31 @@ impl Run {
         if self.place.journal.is_some() {
             self.world.send();
         }
-        let mut stopping = false;
+        // Perhaps what is dead is replayed once more; a key-value store learns of it from the next process that reads sources.
+        let replay = Reads::DeadLetters { limit: None, handover_messages: 100 };
+        let mut ahead = vec![Reads::Sources];
+        if self.replays && self.world.dice.permille(500) {
+            ahead.push(replay);
+            ahead.extend(self.place.kv.is_some().then_some(Reads::Sources));
+        }
+        let (mut ahead, mut stopping) = (ahead.into_iter().peekable(), false);
         for _ in 0..CALM_TURNS_MAX {
             if self.world.dice.permille(20) {
                 self.world.something_late();
             }
             match self.lives.last() {
-                None if stopping && self.ended_well => break,
                 // One that a rival had fenced before it died ends badly, and another one goes on.
                 None => {
+                    if self.ended_well == ahead.peek().copied() && (stopping || self.ended_well == Some(replay)) {
+                        ahead.next();
+                    }
                     stopping = false;
-                    self.begin();
+                    match ahead.peek().copied() {
+                        Some(reads) => self.begin(reads),
+                        None => break,
+                    }
                 }
-                Some(life) if !stopping && life.is_running() && self.is_all_read() => {
+                Some(life) if !stopping && life.reads == Reads::Sources && life.is_running() && self.is_all_read() => {
                     life.check_state();
                     life.stop();
                     stopping = true;
@@ -252,7 +290,7 @@ impl Run {
             let records = self.world.records.lock().expect("no holder panics");
             let positions = records.values().next_back().expect("a claim at least").positions();
             let positions = positions.map(|(p, to)| (p.clone(), to)).collect();
-            let truth = self.world.expected.lock().expect("no holder panics").state(&positions, None).0;
+            let truth = self.world.expected.lock().expect("no holder panics").under(false).state(&positions, None).0;
             assert_eq!(kv.sums(), truth, "the key-value store at the end");
         }
     }

@@ -72,7 +72,7 @@ impl Topics {
             payload: sent.payload,
             headers: None,
             timestamp_us: None,
-            received_at_us: self.world.time.now_us(),
+            received_at_us: sent.received_at_us,
             replayed: None,
         });
         Some(Messages {

@@ -48,6 +48,8 @@ pub struct World {
     /// Std mutexes: one thread holds them all in turn.
     pub expected: Mutex<Expected>,
     pub records: Mutex<BTreeMap<Epoch, Record>>,
+    /// By the name under which they own records.
+    pub authors: Mutex<BTreeMap<String, Author>>,
     /// By incarnation: views that began empty in the middle of the chain, and where their first message would be.
     pub begun: Mutex<BTreeMap<u64, BTreeMap<String, BTreeMap<PartitionId, Position>>>>,
     pub logs: Mutex<Logs>,
@@ -58,6 +60,15 @@ pub struct World {
     pub strays: Mutex<BTreeSet<Epoch>>,
     late: Mutex<Vec<Late>>,
     next_id: Mutex<i64>,
+}
+
+/// What a process does with messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Author {
+    /// Its SQL takes what is brittle.
+    pub is_mended: bool,
+    /// It reads dead letters, and no source.
+    pub replays: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -104,6 +115,7 @@ impl World {
             stale_lists: AtomicU64::new(0),
             expected: Mutex::default(),
             records: Mutex::default(),
+            authors: Mutex::default(),
             begun: Mutex::default(),
             logs: Mutex::default(),
             topics: Mutex::default(),
@@ -206,7 +218,7 @@ impl World {
     }
 
     pub fn new_message(&self) -> Sent {
-        message(&self.dice, &mut self.next_id.lock().expect("no holder panics"))
+        message(&self.dice, &mut self.next_id.lock().expect("no holder panics"), self.time.now_us())
     }
 
     /// The newest epoch that all tables have, with all before it.
