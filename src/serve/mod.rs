@@ -116,7 +116,10 @@ impl Servers {
             match tokio::time::timeout(SHUTDOWN_GRACE, &mut task).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => tracing::error!(error = %e, "a server ended badly"),
-                Err(_) => task.abort(),
+                Err(_) => {
+                    tracing::warn!("answers were still under way and are cut off");
+                    task.abort();
+                }
             }
         }
     }

@@ -111,9 +111,11 @@ impl Actions {
             if !action["metaData"].is_null() {
                 self.metadata = Some(action["metaData"].take());
             }
-            if let (Some(app_id), Some(version)) = (action["txn"]["appId"].as_str(), action["txn"]["version"].as_i64())
-            {
-                self.transactions.push((app_id.to_owned(), version));
+            match (action["txn"]["appId"].as_str(), action["txn"]["version"].as_i64()) {
+                (Some(app_id), Some(version)) => self.transactions.push((app_id.to_owned(), version)),
+                (None, None) => {}
+                // Passed over, an epoch that has landed would land once more.
+                _ => return Err(format!("the transaction {} cannot be read", action["txn"])),
             }
         }
         Ok(())
@@ -416,6 +418,8 @@ mod tests {
     fn a_broken_line_is_an_error_and_unknown_actions_are_not() {
         let mut seen = Actions::default();
         assert!(seen.read(b"{\"txn\":").is_err());
+        let version = seen.read(b"{\"txn\":{\"appId\":\"a\",\"version\":\"3\"}}").unwrap_err();
+        assert!(version.contains("cannot be read"), "{version}");
         seen.read(b"{\"future\":{}}\n\n{\"txn\":{\"appId\":\"a\",\"version\":3}}\n").unwrap();
         assert_eq!(seen.transactions, [("a".to_owned(), 3)]);
     }
