@@ -52,7 +52,9 @@ impl KeyCodec {
 
     pub fn encode(&self, columns: &[ArrayRef]) -> Result<BinaryArray> {
         if self.text {
-            return Ok(text_keys(columns[0].as_string()));
+            let texts = columns[0].as_string_opt();
+            let unlike = || Error::Failed(format!("a key column came as {} and not as text", columns[0].data_type()));
+            return Ok(text_keys(texts.ok_or_else(unlike)?));
         }
         let columns: Vec<ArrayRef> = columns.iter().map(canonical).collect();
         Ok(self.converter.convert_columns(&columns)?.try_into_binary()?)
