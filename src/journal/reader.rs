@@ -59,7 +59,9 @@ impl Reader {
         let durable = self.shared.durable.borrow().to;
         let mut out = Vec::new();
         let mut bytes = 0;
-        while self.next < durable && bytes < bytes_max && out.len() < entries_max {
+        // Not filled up to the last byte with the beginning of a further group: the rest of that would wait here in memory of
+        // its own, and together they would push each other out of the processor's cache.
+        while self.next < durable && bytes <= bytes_max / 2 && out.len() < entries_max {
             if self.left.is_empty() && !self.take_recent(&mut out, &mut bytes, bytes_max, entries_max) {
                 let place = self.shared.segments.lock().expect("no holder panics").at(self.next);
                 match place {
