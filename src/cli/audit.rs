@@ -5,6 +5,7 @@ use crate::checkpoint::audit::report::{Check, Kind, Report};
 use crate::cli::{EXIT_CHECK, EXIT_RUN, call_fault, count, print};
 use crate::engine::audit::{AuditOptions, audit};
 use crate::engine::{assemble, load};
+use crate::types::fault::closest;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -54,9 +55,18 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         };
         known.foreign_rows.insert(table, rows);
     }
+    let accounted: Vec<String> = known.foreign_rows.keys().cloned().collect();
     let (loaded, plan) = load::load_and_compile(&args.config).await?;
     let assembled = assemble::assemble(loaded, plan, false, &BTreeSet::new())?;
     let report = audit(&assembled, &AuditOptions { known, kv: args.kv }).await?;
+    let tables = || report.checks.iter().filter(|c| c.what == "table").map(|c| c.subject.as_str());
+    if let Some(unknown) = accounted.iter().find(|name| tables().all(|table| table != *name)) {
+        let hint = match closest(unknown, tables()) {
+            Some(near) => format!("Did you mean \"{near}\"?"),
+            None => format!("There are {}.", tables().collect::<Vec<_>>().join(", ")),
+        };
+        return Err(call_fault(format!("--foreign: there is no table \"{unknown}\""), &hint));
+    }
     print(&if args.json { as_json(&report) } else { as_text(&report) })?;
     Ok(match (report.count(Kind::Difference), report.count(Kind::Unseen)) {
         (0, 0) => ExitCode::SUCCESS,

@@ -138,6 +138,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Verb::Replay(args) => return replay::run(args).await,
     };
     let config = load::load(&args.config)?.config;
+    let of_source = args.filter.source.clone();
     let wish = args.filter.wish(if args.replayed { Which::Replayed } else { Which::Dead })?;
     let letters = open(&config, &wish).await?;
     // One more than asked for tells whether there are more.
@@ -153,7 +154,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if !args.json {
         let rows: usize = answer.rows.iter().map(|r| r.num_rows()).sum();
-        let note = if more { ", and more: --limit shows them" } else { "" };
+        // Sources come and go, and their dead letters stay; but a typing error must not look like good news.
+        let unknown = of_source.filter(|source| rows == 0 && !config.sources.contains_key(source));
+        let note = match unknown {
+            Some(source) => format!("; the config has no source \"{source}\""),
+            None if more => ", and more: --limit shows them".to_string(),
+            None => String::new(),
+        };
         print(&format!("({}{note})\n", count(rows, if is_list { "line" } else { "dead letter" })))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! `pipe serve`: runs a pipeline until it is told to stop, or once over what there is.
 
+use crate::cli::EXIT_RUN;
 use crate::config::spec::ServerSpec;
 use crate::engine::running::{Live, Running};
 use crate::engine::start::{StartOptions, start};
@@ -69,7 +70,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.once {
         print_account(&served.running.live, args.json);
     }
+    // A script must not take a part for the whole.
+    let cut_short = args.once && served.running.live.stopping.load(Ordering::Relaxed);
     served.close().await;
+    if cut_short {
+        tracing::warn!(
+            "a signal came before the end was reached; what was read is committed, and the next run reads on"
+        );
+        return Ok(ExitCode::from(EXIT_RUN));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -246,6 +255,4 @@ fn print_account(live: &Live, json: bool) {
         println!("view      {view}: {keys} keys");
     }
     println!("record    {}", checkpoint.epoch);
-    // Seen by tests and people alike: the run ended by itself, not by a signal.
-    tracing::debug!(stopping = live.stopping.load(Ordering::Relaxed), "account printed");
 }

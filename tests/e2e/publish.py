@@ -54,7 +54,10 @@ def delete_topic(bootstrap, topic):
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.delete_topics([topic]).values():
         future.result()
+    end = time.monotonic() + 60
     while topic in admin.list_topics(timeout=10).topics:
+        if time.monotonic() > end:
+            raise RuntimeError(f"the topic {topic} is still there, a minute after it was deleted")
         time.sleep(0.1)
 
 

@@ -128,6 +128,9 @@ fn an_audit_finds_a_sound_pipeline_sound() {
     assert!(text(&people).contains("all equal"), "{}", text(&people));
     let wrong = pipeline.command("audit", &["--foreign", "lake.t"]).output().expect("runs");
     assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
+    let unknown = pipeline.command("audit", &["--foreign", "lake.tt=1"]).output().expect("runs");
+    assert_eq!(unknown.status.code(), Some(2), "{}", text(&unknown));
+    assert!(text(&unknown).contains("Did you mean \"lake.t\"?"), "{}", text(&unknown));
 }
 
 #[test]

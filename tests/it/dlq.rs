@@ -34,6 +34,8 @@ fn a_wrong_predicate_and_a_missing_table_are_told_apart() {
     let wrong = pipeline.command("dlq list", &["--where", "reeson = 'x'"]).output().expect("runs");
     assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
     assert!(text(&wrong).contains("reeson"), "{}", text(&wrong));
+    let unknown = pipeline.command("dlq show", &["--source", "tt"]).output().expect("runs");
+    assert!(text(&unknown).contains("(0 dead letters; the config has no source \"tt\")"), "{}", text(&unknown));
     let pipeline = Pipeline::new();
     let missing = pipeline.command("dlq list", &[]).output().expect("runs");
     assert_eq!(missing.status.code(), Some(1), "{}", text(&missing));

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const SQL: &str = "CREATE TABLE t (id INT);\nINSERT INTO lake.t SELECT * FROM t;\n";
 
@@ -12,6 +13,11 @@ fn serve(folder: &tempfile::TempDir, server: &str) -> (i32, String) {
 }
 
 fn serve_with(folder: &tempfile::TempDir, sql: &str, toml: &str) -> (i32, String) {
+    let output = prepare(folder, sql, toml).output().expect("the binary was built with the test");
+    (output.status.code().expect("it ends by itself"), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn prepare(folder: &tempfile::TempDir, sql: &str, toml: &str) -> Command {
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("the folder can be written");
     write("t.sql", sql);
     write("t.jsonl", "{\"id\": 1}\n");
@@ -22,14 +28,13 @@ fn serve_with(folder: &tempfile::TempDir, sql: &str, toml: &str) -> (i32, String
              [sink.lake]\ntype = 'delta'\nuri = 'lake'\n"
         ),
     );
-    let output = Command::new(env!("CARGO_BIN_EXE_pipe"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pipe"));
+    command
         .args(["serve", "--config", "p.toml"])
         .current_dir(folder.path())
         .env_remove("PIPE_TEST_UNSET")
-        .env_remove("RUST_LOG")
-        .output()
-        .expect("the binary was built with the test");
-    (output.status.code().expect("it ends by itself"), String::from_utf8_lossy(&output.stderr).into_owned())
+        .env_remove("RUST_LOG");
+    command
 }
 
 #[test]
@@ -53,6 +58,29 @@ fn what_the_servers_cannot_have_is_said_before_the_chain_is_claimed() {
             assert!(!folder.path().join(left).exists(), "{server}: {left} was made");
         }
     }
+}
+
+#[test]
+fn under_once_a_signal_before_the_end_is_no_success() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let sql = "CREATE TABLE k (id INT);\nINSERT INTO lake.k SELECT * FROM k;";
+    // Nobody is there, so the end is not reached.
+    let source = "[source.k]\ntype = 'kafka'\nbrokers = ['127.0.0.1:1']\ntopics = ['k']";
+    let log = folder.path().join("log");
+    let said = fs::File::create(&log).expect("the folder can be written");
+    let mut command = prepare(&folder, sql, source);
+    let serving = command.args(["--once", "--json"]).stdout(Stdio::piped()).stderr(said).spawn().expect("runs");
+    let until = Instant::now() + Duration::from_secs(60);
+    while !fs::read_to_string(&log).expect("text").contains("topic not connected") {
+        assert!(Instant::now() < until, "it does not say that nobody is there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let told = Command::new("kill").args(["-TERM", &serving.id().to_string()]).status().expect("kill runs");
+    assert!(told.success());
+    let output = serving.wait_with_output().expect("it ends");
+    let account: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("the account is printed all the same");
+    assert_eq!((output.status.code(), &account["counts"]["received"]), (Some(1), &serde_json::json!(0)));
 }
 
 /// Claiming fences a process that works; so it must not be done by one that cannot.

@@ -51,6 +51,11 @@ impl From<FlightError> for Trouble {
                 Code::Unavailable => {
                     Trouble::run(format!("the connection to the pipeline is gone: {}", status.message()))
                 }
+                _ if status.message().starts_with("protocol error") => Trouble::run(format!(
+                    "what answers there does not speak Flight SQL: {}\n  hint: the address is the one under flight in \
+                     [server], not http.",
+                    status.message()
+                )),
                 _ => Trouble::run(status.message()),
             },
             other => Trouble::run(other.to_string()),
@@ -188,6 +193,19 @@ mod tests {
         let trouble = Client::connect(&format!("grpc://{free}"), None, None).await.err().expect("nobody listens");
         assert_eq!(trouble.exit_code, 1);
         assert!(trouble.to_string().contains("pipe demo"), "{trouble}");
+    }
+
+    #[tokio::test]
+    async fn the_http_servers_address_is_taken_for_what_it_is() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("has an address");
+        let answer = || async { (axum::http::StatusCode::NOT_FOUND, "{\"error\":{}}") };
+        let server = tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+        let mut client = Client::connect(&format!("grpc://{address}"), None, None).await.expect("somebody listens");
+        let trouble = client.query("SELECT 1").await.err().expect("no pipeline");
+        assert_eq!(trouble.exit_code, 1);
+        assert!(trouble.to_string().contains("not http"), "{trouble}");
+        server.abort();
     }
 
     #[tokio::test]

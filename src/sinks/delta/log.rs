@@ -190,7 +190,10 @@ impl Log {
     ) -> Result<impl Stream<Item = Result<(u64, Bytes)>> + Unpin + 'a> {
         let versions: Vec<u64> = listing.commits.range(first..).map(|(v, _)| *v).collect();
         if let Some((missing, _)) = (first..).zip(&versions).find(|(expected, found)| expected != *found) {
-            return Err(self.failed(format_args!("version {missing} is missing from the log")));
+            return Err(self.failed(format_args!(
+                "version {missing} is missing from the log: something other than pipe has deleted it\n  hint: Restore the \
+                 table's folder from a copy; or give the sink a new uri and the pipeline a new data_dir, to begin again."
+            )));
         }
         let read = move |v| {
             async move {

@@ -157,6 +157,7 @@ impl TopicReader {
                     "Create it, or correct \"topics\". Without --once we wait for it.",
                 ));
             }
+            Looked::NoSuchTopic if self.topic_is_known() => "the topic does not exist any more".into(),
             Looked::NoSuchTopic => "the topic does not exist yet".into(),
         };
         self.parts.health.down(topic, &trouble);

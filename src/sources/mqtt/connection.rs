@@ -65,11 +65,13 @@ pub async fn run(common: &Common, options: &Options) {
             Ended::Lost(why) => why,
         };
         let pause = backoff.next();
-        common.status.down(format!("{why}; trying again in {:.1} s", pause.as_secs_f64()));
+        let address = options.config.address();
+        let broker = format!("{}:{}", address.host, address.port);
+        common.status.down(format!("{why}, at {broker}; trying again in {:.1} s", pause.as_secs_f64()));
         common.status.reconnects.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(
-            source = %common.name, client_id = %options.client_id, error = %why, pause_ms = pause.as_millis() as u64,
-            "the connection to the MQTT broker is lost"
+            source = %common.name, client_id = %options.client_id, %broker, error = %why,
+            pause_ms = pause.as_millis() as u64, "not connected to the MQTT broker, trying again"
         );
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

@@ -251,6 +251,8 @@ async fn a_broker_that_is_away_is_waited_for() {
     let mut waiting = running(&broker, dir.path(), "", Starts::new());
     waiting.wait_for_status("a reconnect", |s| s.reconnects.load(Ordering::Relaxed) >= 1).await;
     assert!(!waiting.status.connected.load(Ordering::Relaxed));
+    let said = waiting.status.trouble.lock().expect("no holder panics").clone();
+    assert!(said.contains(&format!("at 127.0.0.1:{port}; trying again in ")), "{said}");
     let back = Broker::start_at(port, Script::default()).await;
     back.publish(0..3);
     assert_eq!(payloads(&waiting.take(3).await), [0, 1, 2]);
