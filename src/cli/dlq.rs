@@ -6,7 +6,7 @@ use crate::cli::{call_fault, count, print};
 use crate::config::spec::Config;
 use crate::engine::{dead_letter, load};
 use crate::env::clock::Clock;
-use crate::env::store;
+use crate::env::store::{self, Location};
 use crate::query::dead_letters::{Answer, DeadLetters, Which, Wish};
 use crate::query::error::{Kind, QueryError};
 use crate::serve::http::format::{Encoder, Format};
@@ -166,13 +166,19 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(config: &Config, wish: &Wish) -> anyhow::Result<DeadLetters> {
+/// The sink that has the table, and the table's name.
+fn place(config: &Config) -> anyhow::Result<(Location, String)> {
     let sink = &config.dead_letter_sink;
     let spec = config.sinks.get(sink).ok_or_else(|| Error::Failed(format!("the config has no sink \"{sink}\"")))?;
     let delta = validate(&spec.section).map_err(Error::Config)?;
     let options = spec.section.reveal_settings("options", &delta.options).map_err(Error::Config)?;
     let name = format!("{sink}.{}", dead_letter::TABLE);
     let location = store::open_existing(&delta.uri, &options).map_err(|e| e.context(format!("sink \"{sink}\"")))?;
+    Ok((location, name))
+}
+
+async fn open(config: &Config, wish: &Wish) -> anyhow::Result<DeadLetters> {
+    let (location, name) = place(config)?;
     let Some(table) = history::newest(&location, dead_letter::TABLE, &name).await? else {
         let what = format!("there is no table \"{name}\" at {}", location.under(dead_letter::TABLE).display);
         return Err(Error::refused(what, "It is made at the first start of the pipeline.").into());

@@ -194,6 +194,11 @@ impl DeadLetters {
         Ok(left)
     }
 
+    pub async fn is_empty(&self) -> Result<bool> {
+        let one = self.session.table("letters").await?.limit(0, Some(1))?;
+        Ok(one.count().await? == 0)
+    }
+
     /// The oldest first, as `IN_ORDER` names their columns.
     pub async fn in_order(&self, limit: Option<usize>) -> Result<SendableRecordBatchStream> {
         let letters = self.session.sql(IN_ORDER).await?.limit(0, limit)?;
@@ -367,6 +372,7 @@ mod tests {
             let mut letters = open(tried("1/1/a 2/1/old 3/1/b").await, Which::Dead, None).await.unwrap();
             let told = letters.narrow(&of).await.unwrap();
             assert_eq!(told.iter().map(|l| (l.why, l.messages)).collect::<Vec<_>>(), left, "{of:?}");
+            assert_eq!(letters.is_empty().await.unwrap(), taken == 0, "{of:?}");
             let rows = datafusion::physical_plan::common::collect(letters.in_order(None).await.unwrap()).await.unwrap();
             assert_eq!(rows.iter().map(|r| r.num_rows()).sum::<usize>(), taken, "{of:?}");
         }

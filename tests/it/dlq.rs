@@ -2,6 +2,7 @@
 
 use crate::audit::{PATIENCE, Pipeline, text};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,38 @@ fn what_is_replayed_is_listed_no_longer() {
     assert_eq!((past.len(), &past[0]["payload"], &past[0]["attempt"]), (1, &"{\"n\":\"text\"}".into(), &1.into()));
     let people = pipeline.command("dlq replay", &["--reason", "type"]).output().expect("runs");
     assert!(text(&people).contains("nothing to replay"), "{}", text(&people));
+    assert_eq!(pipeline.audit(&[]).0, 0);
+}
+
+/// Nothing is claimed, and no view is reset for a replay of nothing. What a kill left between a record and its commit is not
+/// nothing.
+#[test]
+fn a_replay_of_nothing_changes_nothing() {
+    let pipeline = Pipeline::ran();
+    let records = || {
+        let listed = std::fs::read_dir(pipeline.path("data/checkpoint/records")).expect("records");
+        listed.map(|entry| entry.expect("readable").file_name()).collect::<BTreeSet<_>>()
+    };
+    // A start would have to reset or rebuild views that changed.
+    let sql = std::fs::read_to_string(pipeline.path("it.sql")).expect("readable");
+    let more = format!("{sql}\nCREATE MATERIALIZED VIEW more AS SELECT n, min(n) AS least FROM t GROUP BY n;");
+    std::fs::write(pipeline.path("it.sql"), more).expect("writable");
+    let before = records();
+    let done = replayed(&pipeline, &["--reason", "null"]);
+    assert_eq!((&done["replayed"], &done["rejected_again"]), (&0.into(), &0.into()), "{done}");
+    let people = pipeline.command("dlq replay", &["--where", "position > 1000000"]).output().expect("runs");
+    assert!(people.status.success() && text(&people).contains("nothing to replay\n"), "{}", text(&people));
+    assert_eq!(records(), before, "nothing was started");
+
+    let pipeline = Pipeline::new();
+    pipeline.send("{\"n\":1}\nnot json\n{\"n\":\"text\"}\n");
+    pipeline.serve_once();
+    let log = pipeline.path("lake/dead_letter/_delta_log");
+    let commits = std::fs::read_dir(&log).expect("a table").map(|entry| entry.expect("readable").path());
+    let newest = commits.filter(|path| path.extension().is_some_and(|e| e == "json")).max().expect("a commit");
+    std::fs::remove_file(newest).expect("writable");
+    assert_eq!(lines(&pipeline, "dlq show", &[]).len(), 0, "they have not landed");
+    assert_eq!(replayed(&pipeline, &[])["rejected_again"], 2, "a start brings them to the table");
     assert_eq!(pipeline.audit(&[]).0, 0);
 }
 

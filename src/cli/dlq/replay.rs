@@ -1,15 +1,17 @@
 //! `pipe dlq replay`: dead letters through the pipeline once more, as if they came for the first time.
 
-use super::{Filter, open, query_bytes, told};
+use super::{Filter, open, place, query_bytes, told};
 use crate::checkpoint::record::Record;
 use crate::cli::serve::until_end;
 use crate::cli::{call_fault, count, print};
 use crate::config::spec::Config;
 use crate::engine::replay::{Replay, Tried, try_out};
 use crate::engine::running::Live;
-use crate::engine::{assemble, difference, load, recover, start};
+use crate::engine::{assemble, dead_letter, difference, load, recover, start};
 use crate::env::clock::Clock;
 use crate::query::dead_letters::{LeftBehind, Replayable, Which, Why};
+use crate::sinks::delta::history;
+use crate::types::epoch::Epoch;
 use crate::types::error::Error;
 use crate::types::fault::closest;
 use crate::types::message::REPLAY_SOURCE;
@@ -27,7 +29,7 @@ use std::sync::{Arc, Mutex};
 /// runs or is killed; what fails again stays a dead letter with the next attempt.
 ///
 /// It is a start of the pipeline that reads nothing else: stop `pipe serve` first. A key-value store shows the outcome from
-/// the next `pipe serve` on.
+/// the next `pipe serve` on. Where no dead letter matches, nothing is started and nothing changes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -37,8 +39,8 @@ Examples:
   pipe dlq replay --config pipelines/fleet.toml --where \"statement = 'points'\" --limit 1000
 
 Columns for --where: see pipe dlq --help.
-Exit codes: 0 ok (also if some failed again, which is printed), 1 it failed or a pipeline runs,
-2 the config or the call is wrong.")]
+Exit codes: 0 ok (also if there was nothing, or if some failed again, which is printed), 1 it failed or a
+pipeline runs, 2 the config or the call is wrong.")]
 pub struct Args {
     /// The config file
     #[arg(short, long, value_name = "FILE")]
@@ -87,12 +89,17 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     // Opened in any case: what is wrong with the predicate is said before anything is claimed.
     let mut letters = open(config, &replay.wish).await?;
+    let left = letters.narrow(&replay.of).await.map_err(told)?;
     if args.dry_run {
-        let left = letters.narrow(&replay.of).await.map_err(told)?;
         let rows = letters.in_order(replay.limit).await.map_err(told)?;
         let assembled = assemble::assemble(loaded, plan, false, &BTreeSet::new())?;
         let tried = try_out(rows, assembled.plan, &assembled.decoding, &Clock::System).await?;
         print(&trial(&tried, &left, args.json))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // What is decided and has not landed is not in the table yet: only a start brings it there.
+    if letters.is_empty().await.map_err(told)? && has_landed(config, &head).await? {
+        print(&outcome(0, &BTreeMap::new(), head.epoch, &left, args.json))?;
         return Ok(ExitCode::SUCCESS);
     }
     drop(letters);
@@ -109,8 +116,18 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         std::process::exit(error.exit_code().into());
     }
     let left = left.lock().expect("no holder panics").clone();
-    print(&outcome(&running.live, &left, args.json))?;
+    let live = &running.live;
+    let (handed, reasons) = handed(live);
+    print(&outcome(handed, &reasons, live.checkpoint_status().epoch, &left, args.json))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Does the table have all dead letters that the newest record has? Those of earlier ones it has (`applied_through`).
+async fn has_landed(config: &Config, head: &Record) -> anyhow::Result<bool> {
+    let (sink, table) = (&config.dead_letter_sink, dead_letter::TABLE);
+    let Some(landing) = head.landings().find(|l| l.sink == *sink && l.table == table) else { return Ok(true) };
+    let (location, name) = place(config)?;
+    Ok(history::applied(&location, table, &name, &landing.app_id).await? >= head.epoch.0)
 }
 
 fn unknown(source: &str, config: &Config) -> anyhow::Error {
@@ -134,23 +151,32 @@ fn refuse_elsewhere(head: &Record) -> Result<(), Error> {
     ))
 }
 
-/// After the last record: what was handed over, and what of it was rejected again.
-fn outcome(live: &Live, left: &[LeftBehind], json: bool) -> String {
+/// After the last record: how many were handed over, and why those failed that were rejected again.
+fn handed(live: &Live) -> (u64, BTreeMap<&'static str, u64>) {
     let handed = live.sources.get(REPLAY_SOURCE).map_or(0, |s| s.status.messages_in.load(Ordering::Relaxed));
     let mut reasons: BTreeMap<&'static str, u64> = BTreeMap::new();
     for slot in live.published() {
         slot.rejects.iter().for_each(|(reason, n)| *reasons.entry(reason).or_default() += n);
     }
+    (handed, reasons)
+}
+
+fn outcome(
+    handed: u64,
+    reasons: &BTreeMap<&'static str, u64>,
+    epoch: Epoch,
+    left: &[LeftBehind],
+    json: bool,
+) -> String {
     let rejected: u64 = reasons.values().sum();
     let replayed = handed - rejected;
-    let epoch = live.checkpoint_status().epoch;
     if json {
         let outcome = json!({
             "replayed": replayed, "rejected_again": rejected, "reasons": reasons, "left": left_as_json(left), "epoch": epoch
         });
         return format!("{outcome}\n");
     }
-    as_text(replayed, &reasons, ["replayed", "failed again and stayed"]) + &left_as_text(left)
+    as_text(replayed, reasons, ["replayed", "failed again and stayed"]) + &left_as_text(left)
 }
 
 /// After a dry run.

@@ -43,6 +43,13 @@ pub async fn newest(sink: &Location, table: &str, name: &str) -> Result<Option<A
     Ok(Some(Arc::new(PinnedTable::new(reader, head.version, schema))))
 }
 
+/// The newest epoch that the table has under `app_id`; 0: none.
+pub async fn applied(sink: &Location, table: &str, name: &str, app_id: &str) -> Result<u64> {
+    let log = Log { table: sink.under(table), name: name.to_owned() };
+    let head = log.load().await?;
+    Ok(head.and_then(|head| head.transactions.get(app_id).copied()).map_or(0, |version| version.max(0) as u64))
+}
+
 /// Every data file there is under the table, by its path relative to it.
 pub async fn stored_files(sink: &Location, table: &str) -> Result<BTreeSet<String>> {
     let table = sink.under(table);
