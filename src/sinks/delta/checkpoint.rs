@@ -11,7 +11,9 @@ use crate::types::error::{Error, Result};
 use deltalake::{DeltaTable, DeltaTableError, checkpoints};
 use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Commits between two checkpoints unless the table says otherwise. A reader replays at most so many commits.
 pub(super) const CHECKPOINT_COMMITS: u64 = 100;
@@ -25,13 +27,47 @@ const LOG_RETENTION_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A store that hangs is given up and tried again.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Checkpoints that are being written, of all tables of the process. Compaction lets them go first: they are short, and
+/// meanwhile the log grows, and with it what every reader replays.
+#[derive(Clone, Default)]
+pub(super) struct UnderWay(Arc<watch::Sender<usize>>);
+
+/// Until it is dropped.
+pub(super) struct Begun(UnderWay);
+
+impl UnderWay {
+    pub fn begin(&self) -> Begun {
+        self.0.send_modify(|n| *n += 1);
+        Begun(self.clone())
+    }
+
+    /// Between two steps of what takes the thread for long: a checkpoint that has become due can begin, and is waited for.
+    pub async fn let_pass(&self) {
+        tokio::task::yield_now().await;
+        // The sender lives as long as we.
+        let waited = self.0.subscribe().wait_for(|n| *n == 0).await.map(drop);
+        debug_assert!(waited.is_ok());
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|n| *n -= 1);
+    }
+}
+
 /// When the next checkpoint is due.
 #[derive(Default)]
 pub(super) struct Checkpoints {
     next: Option<u64>,
+    under_way: UnderWay,
 }
 
 impl Checkpoints {
+    pub fn new(under_way: UnderWay) -> Self {
+        Checkpoints { next: None, under_way }
+    }
+
     pub async fn after_commit(&mut self, table: &Table) {
         let metadata = table.metadata();
         let interval = metadata
@@ -45,6 +81,7 @@ impl Checkpoints {
         if version < due {
             return;
         }
+        let _begun = self.under_way.begin();
         let done = match tokio::time::timeout(CHECKPOINT_TIMEOUT, checkpoint(table, version)).await {
             Ok(done) => done,
             Err(_) => Err(Error::Unavailable(format!("not done within {} s", CHECKPOINT_TIMEOUT.as_secs()))),

@@ -22,6 +22,7 @@ use super::protocol::{check_metadata, check_protocol};
 use super::rows::align;
 use super::schema::{arrow_schema, lake_schema, merge, schema_json};
 use super::table::Table;
+use super::upkeep::Turn;
 use super::writer::{EpochWriter, FileFormat, properties, stats_columns};
 use crate::env::store::{Location, PutOutcome};
 use crate::types::error::{Error, Result};
@@ -158,10 +159,10 @@ pub(super) async fn compact(
     table: &Table,
     files: &mut Files,
     bin: &Bin,
-    memory: Memory,
+    turn: &Turn,
     stop: &CancellationToken,
 ) -> Result<Outcome, Trouble> {
-    let Some((outputs, report)) = rewrite(table, files, bin, memory, stop).await? else { return Ok(Outcome::Stopped) };
+    let Some((outputs, report)) = rewrite(table, files, bin, turn, stop).await? else { return Ok(Outcome::Stopped) };
     Ok(exchange(table, files, bin, outputs, report).await?)
 }
 
@@ -170,17 +171,17 @@ async fn rewrite(
     table: &Table,
     files: &Files,
     bin: &Bin,
-    memory: Memory,
+    turn: &Turn,
     stop: &CancellationToken,
 ) -> Result<Option<(Vec<Add>, Report)>, Trouble> {
     let store = Paced::new(table.log.table.store.clone());
-    let mut output = Output { writer: new_writer(table, &files.metadata, bin, memory, store.clone())?, store };
+    let mut output = Output { writer: new_writer(table, &files.metadata, bin, turn.memory, store.clone())?, store };
     let mut rows = 0;
     let fetched = bin.inputs.iter().map(|(path, file)| fetch(table, path, file.bytes));
     let mut fetched = futures::stream::iter(fetched).buffered(FETCHES_IN_FLIGHT_MAX);
     for (path, file) in &bin.inputs {
         let copied = match fetched.next().await.expect("there is one for every input") {
-            Ok(input) => copy(table, files, input, path, (&mut output, memory), stop).await,
+            Ok(input) => copy(table, files, input, path, (&mut output, turn), stop).await,
             Err(trouble) => Err(trouble),
         };
         let unfit = |why: String| Trouble::Unfit { path: path.clone(), why };
@@ -284,7 +285,7 @@ async fn copy(
     files: &Files,
     file: StoredFile,
     path: &str,
-    (output, memory): (&mut Output, Memory),
+    (output, turn): (&mut Output, &Turn),
     stop: &CancellationToken,
 ) -> Result<Option<u64>, Trouble> {
     let unfit = |why: String| Trouble::Unfit { path: path.to_owned(), why };
@@ -298,8 +299,8 @@ async fn copy(
     let stored = stored_schema(&files.metadata).map_err(unfit)?;
     let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(unread)?;
     let largest = builder.metadata().row_groups().iter().map(|group| group.compressed_size()).max().unwrap_or_default();
-    if largest as u64 > memory.input_bytes_max {
-        let limit = memory.input_bytes_max;
+    if largest as u64 > turn.memory.input_bytes_max {
+        let limit = turn.memory.input_bytes_max;
         return Err(unfit(format!("a row group of it has {largest} bytes, [limits] memory leaves {limit} for it")));
     }
     let plain: i64 = builder.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
@@ -314,8 +315,12 @@ async fn copy(
         }
         rows += batch.num_rows() as u64;
         output.writer.write(&align(&batch, &stored, &files.metadata.partition_by).map_err(unfit)?).await?;
+        let go_on = async {
+            output.store.at_most(UPLOAD_BYTES_MAX).await;
+            turn.checkpoints.let_pass().await;
+        };
         tokio::select! {
-            () = output.store.at_most(UPLOAD_BYTES_MAX) => {}
+            () = go_on => {}
             () = stop.cancelled() => return Ok(None),
         }
     }

@@ -2,10 +2,10 @@
 //!
 //! `Upkeep::run` wakes up after commits and never fails: what goes wrong is said, counted, and tried again later, after
 //! a longer and longer pause. Compaction and vacuum take turns over all tables of the process, so that they need the
-//! memory and the store's bandwidth of one; checkpoints do not wait for them.
+//! memory and the store's bandwidth of one; they stand still while a checkpoint of a log is written.
 
 use super::bins::{Rule, next_bin};
-use super::checkpoint::Checkpoints;
+use super::checkpoint::{Checkpoints, UnderWay};
 use super::compact::{self, Memory, Outcome, Trouble, compact, obstacle};
 use super::config::DeltaTableConfig;
 use super::files::Files;
@@ -34,11 +34,12 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Turn {
     permit: Arc<Semaphore>,
-    memory: Memory,
+    pub(super) memory: Memory,
+    pub(super) checkpoints: UnderWay,
 }
 
 pub fn turn(memory_bytes: u64) -> Turn {
-    Turn { permit: Arc::new(Semaphore::new(1)), memory: Memory::within(memory_bytes) }
+    Turn { permit: Arc::new(Semaphore::new(1)), memory: Memory::within(memory_bytes), checkpoints: UnderWay::default() }
 }
 
 /// The upkeep of one table.
@@ -75,8 +76,8 @@ impl Upkeep {
 
     /// Until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let table = self.table.clone();
-        let work = async { tokio::join!(keep_log(&table, &stop), self.keep_files(&stop)) };
+        let (table, checkpoints) = (self.table.clone(), Checkpoints::new(self.turn.checkpoints.clone()));
+        let work = async { tokio::join!(keep_log(&table, checkpoints, &stop), self.keep_files(&stop)) };
         tokio::select! {
             _ = work => {}
             // What a dropped compaction leaves is named by no version; vacuum finds it.
@@ -157,10 +158,9 @@ impl Upkeep {
                 return Ok(());
             };
             let started = Instant::now();
-            let memory = self.turn.memory;
             let used = metrics::gauge!("pipe_budget_used_bytes", "share" => "upkeep");
-            used.set(memory.of(&bin) as f64);
-            let done = compact(&self.table, &mut files, &bin, memory, stop).await;
+            used.set(self.turn.memory.of(&bin) as f64);
+            let done = compact(&self.table, &mut files, &bin, &self.turn, stop).await;
             used.set(0.0);
             match done {
                 Ok(outcome) => self.note(outcome, started.elapsed()),
@@ -259,9 +259,8 @@ impl Upkeep {
     }
 }
 
-async fn keep_log(table: &Table, stop: &CancellationToken) {
+async fn keep_log(table: &Table, mut checkpoints: Checkpoints, stop: &CancellationToken) {
     let mut versions = table.versions();
-    let mut checkpoints = Checkpoints::default();
     loop {
         checkpoints.after_commit(table).await;
         tokio::select! {

@@ -51,7 +51,7 @@ async fn planned(location: &Location, n: u64) -> (Arc<Table>, Files, Bin) {
 }
 
 async fn run(table: &Table, files: &mut Files, bin: &Bin) -> Result<Outcome, Trouble> {
-    compact(table, files, bin, Memory::within(UPKEEP_BYTES_MIN), &CancellationToken::new()).await
+    compact(table, files, bin, &turn(UPKEEP_BYTES_MIN), &CancellationToken::new()).await
 }
 
 fn hostile() -> (Arc<LosesAnswers>, Location) {
@@ -371,11 +371,25 @@ async fn a_stop_leaves_the_table_as_it_was() {
     let (table, mut files, bin) = planned(&location, 5).await;
     let stop = CancellationToken::new();
     stop.cancel();
-    assert!(matches!(
-        compact(&table, &mut files, &bin, Memory::within(UPKEEP_BYTES_MIN), &stop).await,
-        Ok(Outcome::Stopped)
-    ));
+    assert!(matches!(compact(&table, &mut files, &bin, &turn(UPKEEP_BYTES_MIN), &stop).await, Ok(Outcome::Stopped)));
     assert_eq!((stored(&location).await, table.snapshot().version), (5, 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_of_the_log_goes_first() {
+    let location = Location::in_memory();
+    let (table, mut files, bin) = planned(&location, 5).await;
+    let (turn, stop) = (turn(UPKEEP_BYTES_MIN), CancellationToken::new());
+    let checkpoint = turn.checkpoints.begin();
+    let mut compaction = Box::pin(compact(&table, &mut files, &bin, &turn, &stop));
+    // Far more steps than it has.
+    for _ in 0..10_000 {
+        assert!(futures::poll!(&mut compaction).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(checkpoint);
+    assert!(matches!(compaction.await, Ok(Outcome::Compacted(_))));
+    assert_eq!(count(&table).await, "5 5 15");
 }
 
 /// A checkpoint that fails in any way costs nothing but a longer log, and the next one succeeds.
