@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     if let Err(e) = cli.log.install() {
         return cli::fail(&e);
     }
+    cli::panics::install();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return cli::fail(&anyhow::Error::from(e).context("the async runtime did not start")),

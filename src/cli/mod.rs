@@ -7,6 +7,7 @@ pub mod checkpoint; // the records of a pipeline
 pub mod demo; // everything in one process: broker, simulated fleet, pipeline
 pub mod dlq; // the messages that were set aside
 pub mod explain; // what a pipeline does with a message
+pub mod panics; // no verb: which panic of a library is no fault of ours
 pub mod schema; // JSON Schema of the config, for editors
 pub mod serve; // run a pipeline
 pub mod simulate; // a simulated fleet, to MQTT, Kafka, a file or standard output
