@@ -11,6 +11,7 @@
 //! | the Adds of a record | the Delta commit that carries its epoch, file by file |
 //! | the total a record claims | the rows of the table's active files |
 //! | active files | the files in the store |
+//! | the state segments of the newest record | the objects in the checkpoint location |
 //!
 //! Records may have been cleaned away and a log too: what is left is checked, from the oldest of it on.
 
@@ -20,7 +21,7 @@ mod table; // records against a table's log
 
 use crate::checkpoint::audit::chain::ChainCheck;
 use crate::checkpoint::audit::report::{Check, Report};
-use crate::checkpoint::record::{Record, Unreadable};
+use crate::checkpoint::record::{Record, Unreadable, ViewRecord};
 use crate::types::epoch::{ChainId, Epoch};
 use crate::types::table_log::{LogFile, TableLog};
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,6 +109,21 @@ impl Audit {
             format!("there is no table at {address}"),
             "Restore it from a copy, or correct the sink's uri; the next start would make a new one and refuse it.",
         );
+        self.checks.push(check);
+    }
+
+    /// A view's state as the newest record lists it; `flaws`: the path of a segment, and what is wrong with it.
+    pub fn state(&mut self, view: &ViewRecord, flaws: &[(String, &'static str)]) {
+        let mut check = Check::new("state", view.name.clone());
+        check.counted("segments", view.segments.len() as u64);
+        check.counted("rows", view.segments.iter().map(|s| s.rows).sum());
+        for (path, flaw) in flaws {
+            check.differs(
+                format!("segment \"{path}\" {flaw}"),
+                "Restore the object from a backup before the next start, which is refused without it; or move the view's SQL \
+                 to a new name, so that it starts anew.",
+            );
+        }
         self.checks.push(check);
     }
 

@@ -1,4 +1,4 @@
-//! Reads what `checkpoint::audit` compares: records, logs of tables, marks. Takes no lock and writes nothing, so it may
+//! Reads what `checkpoint::audit` compares: records, logs of tables, state segments, marks. Takes no lock and writes nothing, so it may
 //! run beside the pipeline.
 //!
 //! Order: records first, then each table's log, then the files in its folder. What the pipeline does meanwhile only adds
@@ -25,6 +25,9 @@ use std::path::Path;
 /// Records read at once; one after the other would cost a round trip each.
 const RECORDS_IN_FLIGHT_MAX: usize = 16;
 
+/// State segments read at once, of some MiB each.
+const SEGMENTS_IN_FLIGHT_MAX: usize = 4;
+
 #[derive(Clone, Debug, Default)]
 pub struct AuditOptions {
     pub known: Known,
@@ -48,6 +51,7 @@ pub async fn audit(assembled: &Assembled, options: &AuditOptions) -> Result<Repo
     let mut audit = Audit::new(&config.pipeline.name, dead_letter::TABLE, statements);
     records(&chain, &mut audit).await?;
     tables(&assembled.delta, &mut audit, &options.known).await?;
+    states(&chain, &mut audit).await?;
     for name in config.sources.keys() {
         if let Some(bound) = journal::bound_chain(&journal::directory(data_dir, name))? {
             audit.mark(&format!("journal of {name}"), &bound);
@@ -113,6 +117,23 @@ async fn tables(delta: &BTreeMap<String, DeltaPart>, audit: &mut Audit, known: &
             }
             None => audit.table_gone(&name, &location.under(table).display),
         }
+    }
+    Ok(())
+}
+
+async fn states(chain: &Chain, audit: &mut Audit) -> Result<()> {
+    let Some((newest, views)) = audit.head().map(|head| (head.epoch, head.views.clone())) else { return Ok(()) };
+    for view in &views {
+        let looked = futures::stream::iter(&view.segments)
+            .map(|segment| async move { Ok::<_, Error>((segment.path.clone(), chain.segment_flaw(segment).await?)) })
+            .buffered(SEGMENTS_IN_FLIGHT_MAX);
+        let flaws: Vec<(String, &str)> =
+            looked.try_filter_map(async |(path, flaw)| Ok(flaw.map(|flaw| (path, flaw)))).try_collect().await?;
+        // So many epochs were written meanwhile that this one and its segments are cleaned away.
+        if !flaws.is_empty() && chain.epochs().await?.first().is_some_and(|oldest| *oldest > newest) {
+            return Ok(());
+        }
+        audit.state(view, &flaws);
     }
     Ok(())
 }

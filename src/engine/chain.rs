@@ -20,6 +20,9 @@ use std::path::PathBuf;
 /// Rows of one batch of a state segment. A restored batch stays in memory whole until compaction has emptied it.
 const FILE_BATCH_ROWS_MAX: usize = 131_072;
 
+const MISSING: &str = "is missing";
+const ANOTHER: &str = "is not the one the record names (length or checksum differ)";
+
 /// At the end of an Arrow IPC file: the footer's length and a magic word.
 const TRAILER_BYTES: usize = 10;
 
@@ -143,12 +146,26 @@ impl Chain {
             )
         };
         let found = self.location.get(&segment.path).await.map_err(|e| self.context(e))?;
-        let bytes = found.ok_or_else(|| damaged("is missing"))?;
-        let (length, crc32) = (segment.bytes, segment.crc32);
-        let is_the_one = move |bytes: &[u8]| bytes.len() as u64 == length && crc32fast::hash(bytes) == crc32;
-        let decoded = offload.run(move || if is_the_one(&bytes) { decode(bytes.into()).map(Some) } else { Ok(None) });
-        decoded.await?.ok_or_else(|| damaged("is not the one the record names (length or checksum differ)"))
+        let bytes = found.ok_or_else(|| damaged(MISSING))?;
+        let named = segment.clone();
+        let decoded =
+            offload.run(move || if is_the_one(&named, &bytes) { decode(bytes.into()).map(Some) } else { Ok(None) });
+        decoded.await?.ok_or_else(|| damaged(ANOTHER))
     }
+
+    /// What would keep a start from restoring this segment.
+    pub async fn segment_flaw(&self, segment: &SegmentRef) -> Result<Option<&'static str>> {
+        let found = self.location.get(&segment.path).await.map_err(|e| self.context(e))?;
+        Ok(match found {
+            None => Some(MISSING),
+            Some(bytes) if !is_the_one(segment, &bytes) => Some(ANOTHER),
+            Some(_) => None,
+        })
+    }
+}
+
+fn is_the_one(segment: &SegmentRef, bytes: &[u8]) -> bool {
+    bytes.len() as u64 == segment.bytes && crc32fast::hash(bytes) == segment.crc32
 }
 
 fn encode(rows: &RecordBatch) -> Result<Vec<u8>> {

@@ -101,6 +101,16 @@ fn versions(table: &Path) -> Vec<PathBuf> {
     paths
 }
 
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
+}
+
 pub fn text(done: &Output) -> String {
     format!("{} {}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
 }
@@ -123,6 +133,8 @@ fn an_audit_finds_a_sound_pipeline_sound() {
     assert_eq!(of("lake.t")["looked_at"]["rows"], 13);
     assert_eq!(of("lake.t")["looked_at"]["epochs"], 2);
     assert_eq!(of("lake.dead_letter")["looked_at"]["rows"], 2);
+    assert_eq!(of("v")["what"], "state");
+    assert_eq!(of("v")["looked_at"]["rows"], 13);
     assert_eq!(of("key-value store kv, v")["result"], "ok");
     let people = pipeline.command("audit", &[]).output().expect("runs");
     assert!(text(&people).contains("all equal"), "{}", text(&people));
@@ -168,6 +180,18 @@ fn an_audit_names_what_was_changed_underneath() {
     std::fs::remove_file(&newest).expect("it was there");
     assert!(pipeline.difference().contains("with 3 rows is applied by the records"), "its commit was undone");
     std::fs::write(&newest, kept).expect("writable");
+
+    let segment = files_below(&pipeline.path("data/checkpoint/state")).pop().expect("the view has state");
+    let kept = std::fs::read(&segment).expect("readable");
+    let mut flipped = kept.clone();
+    flipped[kept.len() / 2] ^= 1;
+    std::fs::write(&segment, flipped).expect("writable");
+    let found = pipeline.difference();
+    assert!(found.starts_with("state v: segment ") && found.contains("checksum differ"), "{found}");
+    std::fs::remove_file(&segment).expect("it was there");
+    let found = pipeline.difference();
+    assert!(found.starts_with("state v: segment ") && found.contains("is missing"), "{found}");
+    std::fs::write(&segment, kept).expect("writable");
 
     let records = pipeline.path("data/checkpoint/records");
     let mut named: Vec<PathBuf> =

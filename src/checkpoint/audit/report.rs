@@ -15,7 +15,7 @@ pub struct Report {
 
 #[derive(Clone, Debug)]
 pub struct Check {
-    /// chain, source, ledger, table, mark
+    /// chain, source, ledger, table, state, mark
     pub what: &'static str,
     pub subject: String,
     /// What was counted on the way, in order: ("records", 12).

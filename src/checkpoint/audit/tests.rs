@@ -3,6 +3,7 @@
 use super::*;
 use crate::checkpoint::audit::report::Kind;
 use crate::checkpoint::next::{Cut, PartitionCut, TableCut, claim_record, first_record, next_record};
+use crate::checkpoint::record::SegmentRef;
 use crate::checkpoint::testing::{author, chain, empty_cut};
 use crate::types::count::Counts;
 use crate::types::message::REPLAY_SOURCE;
@@ -509,4 +510,28 @@ fn marks_of_another_chain() {
     assert_eq!(found.len(), 4, "{found:?}");
     assert!(found[0].contains("of pipeline \"fleet\", not of \"logs\"") && found[1].contains("belongs to chain b"));
     assert_eq!((report.count(Kind::Difference), report.count(Kind::Unseen), report.count(Kind::Note)), (2, 1, 1));
+}
+
+#[test]
+fn state_that_a_start_could_not_restore() {
+    let segment = |n: u64| SegmentRef {
+        slot: 0,
+        epoch: Epoch(n),
+        base: n == 2,
+        path: format!("state/v/{n}"),
+        rows: n,
+        bytes: 1,
+        crc32: 0,
+    };
+    let segments = vec![segment(2), segment(3)];
+    let view = ViewRecord { name: "v".into(), fingerprint: "f".into(), segments, complete_from: None };
+    let mut audit = Audit::new("fleet", "dead_letter", BTreeSet::new());
+    audit.record(Epoch(1), Ok(first_record(chain("a"), "fleet", author("1"))));
+    audit.state(&view, &[("state/v/3".into(), "is missing")]);
+    let report = audit.finish();
+    let check = report.checks.last().expect("the state was looked at");
+    assert_eq!((check.what, check.looked_at.as_slice()), ("state", [("segments", 2), ("rows", 5)].as_slice()));
+    assert_eq!(check.findings.len(), 1);
+    assert_eq!(check.findings[0].text, "segment \"state/v/3\" is missing");
+    assert_eq!(report.count(Kind::Difference), 1);
 }
