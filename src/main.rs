@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use pipe::cli::{self, Cli};
+use std::ffi::{c_int, c_long};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,10 +10,24 @@ use std::time::Duration;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Milliseconds for which the allocator keeps what was freed before the system gets it back. Its own default, a second, is as
+/// long as a busy pipeline needs to free and take its limit several times over.
+const ALLOCATOR_KEEPS_MS: c_long = 10;
+
+/// `mi_option_purge_delay` in mimalloc.h, of versions 2 and 3.
+const ALLOCATOR_PURGE_DELAY: c_int = 15;
+
+unsafe extern "C" {
+    /// Of mimalloc, which is linked in as the allocator. What the environment says (`MIMALLOC_PURGE_DELAY`) is kept.
+    fn mi_option_set_default(option: c_int, value: c_long);
+}
+
 /// For blocking calls that are still under way when a verb has ended; nothing that must be durable is among them.
 const WIND_UP_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    // SAFETY: it stores a number, and no other thread runs yet.
+    unsafe { mi_option_set_default(ALLOCATOR_PURGE_DELAY, ALLOCATOR_KEEPS_MS) };
     // Several crates bring rustls without a provider; all of them take this one.
     rustls::crypto::ring::default_provider().install_default().expect("nothing ran before main");
     let cli = Cli::parse();
