@@ -6,6 +6,7 @@ use crate::config::spec::Connector;
 use crate::config::value::{FilePath, Period, Secret, Size};
 use crate::journal::{JOURNAL_BYTES_MIN, Sync};
 use crate::types::fault::Fault;
+use crate::types::limit::MESSAGE_BYTES_MAX;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::time::Duration;
@@ -46,9 +47,10 @@ pub struct MqttConfig {
     /// MQTT 5: messages the broker may send before the first is acknowledged, 500 unless given. MQTT 3.1.1 leaves this to
     /// the broker. It bounds what comes twice after a lost connection.
     pub receive_maximum: Option<u16>,
-    /// Largest packet whose message is taken. A larger one is refused: acknowledged, logged as ERROR with topic and size, and
-    /// counted in `pipe_mqtt_refused_messages_total`; its message is lost. Above 16 MiB (or this, if it is more): MQTT 3.1.1
-    /// brokers send it, which ends the connection again and again, and MQTT 5 brokers discard it.
+    /// Largest packet whose message is taken, 16 MiB unless given. A smaller limit refuses what is above it: acknowledged,
+    /// logged as ERROR with topic and size, and counted in `pipe_mqtt_refused_messages_total`; such a message is lost. Above
+    /// 16 MiB (or this, if it is more): MQTT 3.1.1 brokers send it, which ends the connection again and again, and MQTT 5
+    /// brokers discard it.
     pub packet_bytes_max: Size,
     pub keep_alive: Period,
     /// True: the broker forgets us when the connection ends, and what was sent meanwhile.
@@ -105,7 +107,7 @@ impl Default for MqttConfig {
             connections: 1,
             share: None,
             receive_maximum: None,
-            packet_bytes_max: Size(128 * 1024),
+            packet_bytes_max: Size(MESSAGE_BYTES_MAX as u64),
             keep_alive: Period::seconds(30),
             clean_session: false,
             session_expiry: Period::seconds(24 * 3600),
@@ -434,7 +436,7 @@ mod tests {
         };
         let config = read("");
         assert_eq!((config.qos, config.protocol, config.clean_session), (1, 4, false));
-        assert_eq!(config.packet_bytes_max, Size(131_072));
+        assert_eq!(config.packet_bytes_max, Size::mib(16), "as much as a message of any source may have");
         assert_eq!(config.address(), BrokerAddress { host: "127.0.0.1".into(), port: 1883, tls: false });
         assert_eq!((config.filters(), config.client_ids()), (vec!["fleet/+/kinematic".into()], vec!["pipe".into()]));
         let config = read("connections = 2\nshare = \"g\"\n");

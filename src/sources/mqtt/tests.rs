@@ -418,6 +418,8 @@ async fn large_and_empty_payloads_come_as_they_are() {
         let more = format!("protocol = {protocol}\n");
         for (script, bytes) in [
             (Script { payload_bytes: 100 * 1024, ..Script::default() }, 100 * 1024),
+            // Larger than the journal's queue and group.
+            (Script { payload_bytes: 3 << 20, ..Script::default() }, 3 << 20),
             (Script { is_empty: true, ..Script::default() }, 0),
         ] {
             let dir = tempfile::tempdir().expect("a directory");
@@ -468,7 +470,7 @@ async fn a_packet_above_the_maximum_is_refused_by_name_and_stops_nothing() {
         let script = Script { window: 5, qos, payload_bytes: 200_000, only_large: Some(4), ..Script::default() };
         let broker = Broker::start(script).await;
         broker.publish(0..10);
-        let more = format!("protocol = {protocol}\nqos = {qos}\n");
+        let more = format!("protocol = {protocol}\nqos = {qos}\npacket_bytes_max = \"128KiB\"\n");
         let logged = Logged::default();
         let taken = {
             let _guard = logged.capture();
