@@ -14,11 +14,15 @@ use arrow::ipc::reader::{FileDecoder, read_footer_length};
 use arrow::ipc::writer::FileWriter;
 use arrow::ipc::{Block, root_as_footer};
 use arrow::record_batch::RecordBatch;
+use futures::future::try_join_all;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Rows of one batch of a state segment. A restored batch stays in memory whole until compaction has emptied it.
 const FILE_BATCH_ROWS_MAX: usize = 131_072;
+
+/// Segments looked for at once; one after the other would cost a round trip each.
+const LOOKS_IN_FLIGHT_MAX: usize = 16;
 
 const MISSING: &str = "is missing";
 const ANOTHER: &str = "is not the one the record names (length or checksum differ)";
@@ -139,18 +143,38 @@ impl Chain {
 
     /// The rows of a segment. Each batch is the only owner of its memory.
     pub async fn get_segment(&self, segment: &SegmentRef, offload: Offload) -> Result<Vec<RecordBatch>> {
-        let damaged = |what: &str| {
-            Error::refused(
-                format!("checkpoint location {}: state segment \"{}\" {what}", self.location.display, segment.path),
-                "Restore the object from a backup; or move the view's SQL to a new name, so that it starts empty and is complete from then on.",
-            )
-        };
         let found = self.location.get(&segment.path).await.map_err(|e| self.context(e))?;
-        let bytes = found.ok_or_else(|| damaged(MISSING))?;
+        let bytes = found.ok_or_else(|| self.damaged(segment, MISSING))?;
         let named = segment.clone();
         let decoded =
             offload.run(move || if is_the_one(&named, &bytes) { decode(bytes.into()).map(Some) } else { Ok(None) });
-        decoded.await?.ok_or_else(|| damaged(ANOTHER))
+        decoded.await?.ok_or_else(|| self.damaged(segment, ANOTHER))
+    }
+
+    /// Whether a start would find these segments; what is in them it reads later.
+    pub async fn check_segments(&self, segments: &[SegmentRef]) -> Result<()> {
+        for some in segments.chunks(LOOKS_IN_FLIGHT_MAX) {
+            let mut looks = Vec::new();
+            for segment in some {
+                looks.push(self.location.size(&segment.path));
+            }
+            let sizes = try_join_all(looks).await.map_err(|e| self.context(e))?;
+            for (segment, size) in some.iter().zip(sizes) {
+                match size {
+                    Some(bytes) if bytes == segment.bytes => {}
+                    Some(_) => return Err(self.damaged(segment, ANOTHER)),
+                    None => return Err(self.damaged(segment, MISSING)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, segment: &SegmentRef, what: &str) -> Error {
+        Error::refused(
+            format!("checkpoint location {}: state segment \"{}\" {what}", self.location.display, segment.path),
+            "Restore the object from a backup; or move the view's SQL to a new name, so that it starts empty and is complete from then on.",
+        )
     }
 
     /// What would keep a start from restoring this segment.

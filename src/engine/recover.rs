@@ -216,7 +216,12 @@ impl Recovery<'_> {
     async fn claim_after(&self, head: Record, tables: &[TableEntry]) -> Result<Record> {
         let mut fates = Vec::new();
         for view in 0..self.plan.views.len() {
-            fates.push(rebuild::fate(self.plan, view, &head, &Opened(tables)).await?);
+            let fate = rebuild::fate(self.plan, view, &head, &Opened(tables)).await?;
+            // Before the claim, which fences a process that may be doing well.
+            if let Fate::Kept(kept) = &fate {
+                self.chain.check_segments(&kept.segments).await?;
+            }
+            fates.push(fate);
         }
         // A rebuild may take long. With a claim before it the tables stand still, and another process is fenced now and
         // not at the end; what the record says of views stays, so that after a crash all of this begins again.

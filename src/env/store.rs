@@ -111,9 +111,14 @@ impl Location {
     }
 
     pub async fn exists(&self, key: &str) -> Result<bool> {
+        Ok(self.size(key).await?.is_some())
+    }
+
+    /// Bytes of the object. `None`: there is no such object.
+    pub async fn size(&self, key: &str) -> Result<Option<u64>> {
         match self.store.head(&self.path(key)).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(self.error(&format!("look for \"{key}\""), e)),
         }
     }

@@ -191,9 +191,14 @@ fn an_audit_names_what_was_changed_underneath() {
     std::fs::remove_file(&segment).expect("it was there");
     let found = pipeline.difference();
     assert!(found.starts_with("state v: segment ") && found.contains("is missing"), "{found}");
+    // A start is refused before it claims the chain.
+    let records = pipeline.path("data/checkpoint/records");
+    let before = files_below(&records);
+    let refused = pipeline.command("serve", &["--once"]).output().expect("runs");
+    assert!(refused.status.code() == Some(1) && text(&refused).contains("is missing"), "{}", text(&refused));
+    assert_eq!(files_below(&records), before, "nobody is fenced");
     std::fs::write(&segment, kept).expect("writable");
 
-    let records = pipeline.path("data/checkpoint/records");
     let mut named: Vec<PathBuf> =
         std::fs::read_dir(&records).expect("records").map(|e| e.expect("readable").path()).collect();
     named.sort();

@@ -428,9 +428,14 @@ impl TopicReader {
     /// said it, we ask again.
     fn check_positions(&mut self) -> Result<()> {
         for (id, partition) in self.partitions.iter().filter(|(_, p)| !p.done) {
-            let Ok(has) = self.available(*id) else {
-                self.look_soon();
-                return Ok(());
+            let has = match self.available(*id) {
+                Ok(has) => has,
+                Err(why) => {
+                    let why = format!("a position is out of range, and the broker does not say what there is: {why}");
+                    self.parts.health.down(&self.parts.topic, &why);
+                    self.look_soon();
+                    return Ok(());
+                }
             };
             begin::begin(&partition.id.name, Some(partition.position), true, self.parts.start_at, has)?;
         }
