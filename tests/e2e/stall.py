@@ -34,9 +34,9 @@ from service import Pipe, S3, free_port, get, run_in_workplace
 
 # Beyond limit and idle process, in MiB. 32 of it is compaction's least share (`UPKEEP_BYTES_MIN`), which a limit of 512 MiB
 # holds and one of 32 does not; the rest is the batch each slot and each encoder has in hand, parts of uploads, and the
-# allocator's pages, which it keeps per thread and size. Measured with an unoptimised build on busy cores: 152 to 226 at
-# the peak, 95 without compaction; that a checkpoint of the table's log is written does not show.
-OVERHEAD_MIB = 256
+# allocator's pages, which it keeps per thread and size. Measured with the everyday build on busy cores: 81 to 87 at the
+# peak; that a checkpoint of the table's log is written does not show.
+OVERHEAD_MIB = 160
 VEHICLES = 500
 LINE_BYTES = 400
 
