@@ -18,9 +18,6 @@ use futures::future::try_join_all;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Rows of one batch of a state segment. A restored batch stays in memory whole until compaction has emptied it.
-const FILE_BATCH_ROWS_MAX: usize = 131_072;
-
 /// Segments looked for at once; one after the other would cost a round trip each.
 const LOOKS_IN_FLIGHT_MAX: usize = 16;
 
@@ -141,7 +138,7 @@ impl Chain {
         Ok(segment)
     }
 
-    /// The rows of a segment. Each batch is the only owner of its memory.
+    /// The rows of a segment; their columns share the memory of the whole file.
     pub async fn get_segment(&self, segment: &SegmentRef, offload: Offload) -> Result<Vec<RecordBatch>> {
         let found = self.location.get(&segment.path).await.map_err(|e| self.context(e))?;
         let bytes = found.ok_or_else(|| self.damaged(segment, MISSING))?;
@@ -194,15 +191,12 @@ fn is_the_one(segment: &SegmentRef, bytes: &[u8]) -> bool {
 
 fn encode(rows: &RecordBatch) -> Result<Vec<u8>> {
     let mut writer = FileWriter::try_new(Vec::new(), rows.schema_ref())?;
-    for from in (0..rows.num_rows()).step_by(FILE_BATCH_ROWS_MAX) {
-        writer.write(&rows.slice(from, FILE_BATCH_ROWS_MAX.min(rows.num_rows() - from)))?;
-    }
+    writer.write(rows)?;
     writer.finish()?;
     Ok(writer.into_inner()?)
 }
 
-/// Columns point into the file, nothing is copied, if it holds one batch; with more of them each gets memory of its own, so
-/// that letting go of one frees it.
+/// Columns point into the file, nothing is copied.
 fn decode(file: Buffer) -> Result<Vec<RecordBatch>> {
     let broken = |what: &str| Error::Failed(format!("a state segment {what}, though its checksum is right"));
     let trailer = file.len().checked_sub(TRAILER_BYTES).ok_or_else(|| broken("ends too early"))?;
@@ -220,11 +214,7 @@ fn decode(file: Buffer) -> Result<Vec<RecordBatch>> {
         decoder.read_dictionary(block, &within(block))?;
     }
     for block in blocks {
-        let bytes = match blocks.len() {
-            1 => within(block),
-            _ => Buffer::from_slice_ref(within(block).as_slice()),
-        };
-        batches.extend(decoder.read_record_batch(block, &bytes)?);
+        batches.extend(decoder.read_record_batch(block, &within(block))?);
     }
     Ok(batches)
 }

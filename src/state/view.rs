@@ -13,8 +13,8 @@ use crate::state::lookup::Lookups;
 use crate::state::segment::Segment;
 use crate::types::error::{Error, Result};
 use crate::types::lineage::Lineage;
-use arrow::array::{Array, AsArray, BinaryArray, BooleanArray, UInt32Array};
-use arrow::compute::{concat_batches, filter, filter_record_batch, take, take_record_batch};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, UInt32Array};
+use arrow::compute::{concat, concat_batches, filter, filter_record_batch, take, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use std::cmp::Ordering;
@@ -84,8 +84,7 @@ impl ViewState {
 
     /// Loads one segment (base first, then tail in order); a key seen again is replaced within one share
     /// (`Merge::Replace`) or merged when the segment comes from another slot's share (`Merge::Combine`). Combined rows
-    /// belong to no segment yet, so they are part of the next cut. Replacing rows are kept as they are, so their memory
-    /// should hold nothing else; combined ones are copied.
+    /// belong to no segment yet, so they are part of the next cut.
     pub fn restore(&mut self, segment: &RecordBatch, merge: Merge) -> Result<()> {
         let schema = &self.folding.segment_schema;
         let types = |s: &SchemaRef| s.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>();
@@ -97,15 +96,12 @@ impl ViewState {
                 types(schema)
             )));
         }
-        if merge == Merge::Replace {
-            let rows = RecordBatch::try_new(Arc::clone(schema), segment.columns().to_vec())?;
-            let keys = self.folding.state_keys(&rows)?;
-            self.log.load(rows, keys);
-            return Ok(());
-        }
         for from in (0..segment.num_rows()).step_by(SEGMENT_ROWS_MAX) {
-            let length = SEGMENT_ROWS_MAX.min(segment.num_rows() - from);
-            self.combine(&segment.slice(from, length))?;
+            let rows = segment.slice(from, SEGMENT_ROWS_MAX.min(segment.num_rows() - from));
+            match merge {
+                Merge::Replace => self.load(&rows)?,
+                Merge::Combine => self.combine(&rows)?,
+            }
         }
         Ok(())
     }
@@ -210,6 +206,14 @@ impl ViewState {
         })
     }
 
+    fn load(&mut self, segment: &RecordBatch) -> Result<()> {
+        let columns = segment.columns().iter().map(copied).collect::<Result<_>>()?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.folding.segment_schema), columns)?;
+        let keys = self.folding.state_keys(&rows)?;
+        self.log.load(rows, keys);
+        Ok(())
+    }
+
     fn combine(&mut self, segment: &RecordBatch) -> Result<()> {
         let folding = Arc::clone(&self.folding);
         let keys = folding.state_keys(segment)?;
@@ -248,6 +252,13 @@ impl ViewState {
         }
         Ok(())
     }
+}
+
+/// In memory of its own and of the right size. Columns that were read from one file share its memory: a row would hold on to
+/// all of it, and a query that reads the column would be charged for the whole file.
+fn copied(column: &ArrayRef) -> Result<ArrayRef> {
+    // One array alone would be handed back as it is.
+    Ok(concat(&[column.as_ref(), column.slice(0, 0).as_ref()])?)
 }
 
 /// The groups whose key was found, and where.
