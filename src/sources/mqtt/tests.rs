@@ -89,12 +89,14 @@ async fn nothing_is_acknowledged_that_is_not_in_the_journal() {
     let mut source = source(&broker, dir.path(), "").expect("the source opens");
     // No room from the start: nothing can be synced.
     source.journal_options.bytes_max = 0;
-    let blocked = run(source, Starts::new(), false);
+    let mut blocked = run(source, Starts::new(), false);
     eventually("a full window", || broker.unacknowledged() == 10).await;
     blocked.wait_for_status("ten messages", |s| s.messages_in.load(Ordering::Relaxed) == 10).await;
     assert_eq!((broker.acknowledged(), broker.connects()), (0, 1));
     // The process dies; the broker sends again, and everything comes exactly once.
     blocked.task.abort();
+    let ended = (&mut blocked.task).await;
+    assert!(ended.is_err_and(|e| e.is_cancelled()), "it ended before, or the journal's lock is not given back yet");
     eventually("the end of the connection", || broker.connected() == 0).await;
     let mut running = running(&broker, dir.path(), "", Starts::new());
     let taken = take_all(&mut running, 100).await;
